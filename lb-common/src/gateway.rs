@@ -1,0 +1,16 @@
+//! The gateway's own entry: what holds for every packet.
+
+/// The layout of all tables. Raised with every change of an entry's layout or meaning, so that a
+/// controller never reads the tables of another one wrongly.
+pub const LAYOUT: u32 = 1;
+
+/// The gateway as the kernel sees it. Only the controller writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Gateway {
+    /// [`LAYOUT`] of the controller that made the tables.
+    pub layout: u32,
+    /// Raised at every change of routes, neighbours or links: next hops of another generation are
+    /// looked up again. 0 is no generation.
+    pub next_hop_generation: u32,
+}

@@ -1,0 +1,115 @@
+//! Why a packet was not forwarded: error, counter index, metric label and documentation row in one.
+
+/// Every reason for which a packet is not forwarded to a backend or a client.
+///
+/// `lb-ebpf/src/main.rs` has the one `match` that turns a reason into what happens to the packet,
+/// and `docs/reasons.md` the table for operators.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The frame does not carry IPv4.
+    NotIp = 0,
+    /// The packet does not carry TCP.
+    NotTcp = 1,
+    /// The frame ends before its headers do, or its length fields contradict each other.
+    Truncated = 2,
+    /// TCP that belongs to no service and no connection of ours.
+    NotOurs = 3,
+    /// A fragment of a packet to a service.
+    Fragment = 4,
+    /// A packet to a service with IP options.
+    IpOptions = 5,
+    /// A packet of ours whose TTL does not allow another hop.
+    HopLimit = 6,
+    /// A SYN from a client that the service's allow list does not name.
+    Denied = 7,
+    /// A SYN to a service without an eligible backend.
+    NoBackend = 8,
+    /// A SYN to a service without an eligible backend, dropped so that the client tries again.
+    Held = 9,
+    /// A connection for which the connection table has no room.
+    TableFull = 10,
+    /// A SYN whose replies could not be told from those of another service's connection.
+    ReplyCollision = 11,
+    /// A segment to a service that belongs to no connection.
+    UnknownSegment = 12,
+    /// An RST that belongs to no connection, or to one that is reset already.
+    StrayReset = 13,
+    /// A segment of a connection that was ended: its backend is down, lost its role or was taken out.
+    Superseded = 14,
+    /// A backend's RST that answers a SYN, kept from the client while another backend is left.
+    RefusalWithheld = 15,
+    /// The tables contradict each other, as they may for an instant while they are changed.
+    Inconsistent = 16,
+}
+
+impl Reason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 17] = [
+        Self::NotIp,
+        Self::NotTcp,
+        Self::Truncated,
+        Self::NotOurs,
+        Self::Fragment,
+        Self::IpOptions,
+        Self::HopLimit,
+        Self::Denied,
+        Self::NoBackend,
+        Self::Held,
+        Self::TableFull,
+        Self::ReplyCollision,
+        Self::UnknownSegment,
+        Self::StrayReset,
+        Self::Superseded,
+        Self::RefusalWithheld,
+        Self::Inconsistent,
+    ];
+
+    /// The index of its counter.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+
+    /// The reason whose counter has this index.
+    #[inline(always)]
+    pub fn at(index: u32) -> Self {
+        Self::ALL.get(index as usize).copied().unwrap_or(Self::Inconsistent)
+    }
+
+    /// Its name in metrics, in `pglb dump counters` and in the documentation.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotIp => "not_ip",
+            Self::NotTcp => "not_tcp",
+            Self::Truncated => "truncated",
+            Self::NotOurs => "not_ours",
+            Self::Fragment => "fragment",
+            Self::IpOptions => "ip_options",
+            Self::HopLimit => "hop_limit",
+            Self::Denied => "denied",
+            Self::NoBackend => "no_backend",
+            Self::Held => "held",
+            Self::TableFull => "table_full",
+            Self::ReplyCollision => "reply_collision",
+            Self::UnknownSegment => "unknown_segment",
+            Self::StrayReset => "stray_reset",
+            Self::Superseded => "superseded",
+            Self::RefusalWithheld => "refusal_withheld",
+            Self::Inconsistent => "inconsistent",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_own_index() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index() as usize, index, "{reason:?}");
+            assert_eq!(Reason::at(reason.index()), reason);
+        }
+    }
+}
