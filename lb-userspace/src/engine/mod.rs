@@ -1,0 +1,3 @@
+//! The functional core: no tokio, no aya, no files, no clock.
+
+pub mod observation;

@@ -1,0 +1,15 @@
+//! The imperative shell: the hands of a pure engine. What lives here reads, writes, sends and
+//! waits; it decides nothing, so there is no threshold, no weight and no choice of a backend here.
+
+pub mod announce;
+pub mod bpf;
+pub mod bpf_tables;
+pub mod clock;
+pub mod control;
+#[cfg(test)]
+mod lone_thread;
+pub mod metrics_http;
+pub mod network;
+pub mod pinning;
+pub mod probe;
+pub mod resets;

@@ -1,0 +1,234 @@
+//! The host's network as rtnetlink shows it: interfaces, the VIP among their addresses, and
+//! (in [`changes`]) what changes by itself.
+
+pub mod changes;
+mod interface;
+pub mod settings;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::{AddressMessageBuilder, Handle};
+use tokio::task::JoinHandle;
+
+pub use self::interface::{Interface, InterfaceAddress, XdpPlace, XdpProgram};
+use self::interface::{label_for, read_interface};
+
+/// Where a VIP is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipPlace {
+    /// The interface that has it.
+    pub interface: String,
+    /// Whether pglb put it there, in this run or an earlier one.
+    pub is_ours: bool,
+    /// Whether it was put there just now.
+    pub is_new: bool,
+}
+
+/// A connection to rtnetlink. It belongs to the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Network {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Network {
+    /// Opens the connection; has to be called inside a tokio runtime.
+    pub fn open() -> Result<Self> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("opening a netlink socket")?;
+        let driver = tokio::spawn(connection);
+        Ok(Self { handle, driver })
+    }
+
+    /// The interface of this name; `None` when there is none.
+    pub async fn interface(&self, name: &str) -> Result<Option<Interface>> {
+        let interfaces = self.interfaces().await?;
+        Ok(interfaces
+            .into_iter()
+            .find(|interface| interface.name == name))
+    }
+
+    /// Every interface, in the order of the kernel's numbers.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>> {
+        let links: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| explain(error, "reading the interfaces"))?;
+        let addresses: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| explain(error, "reading the addresses"))?;
+        Ok(links
+            .iter()
+            .filter_map(|link| read_interface(link, &addresses))
+            .collect())
+    }
+
+    /// Makes this host have `vip`.
+    ///
+    /// Where an interface has it already, nothing is done. Otherwise the one of `interfaces` gets
+    /// it whose subnet holds it (the narrowest, if several do), or else the first.
+    pub async fn add_vip(&self, vip: Ipv4Addr, interfaces: &[String]) -> Result<VipPlace> {
+        let present = self.interfaces().await?;
+        if let Some((interface, address)) = find_address(&present, vip) {
+            let interface = interface.name.clone();
+            return Ok(VipPlace {
+                interface,
+                is_ours: address.is_ours,
+                is_new: false,
+            });
+        }
+        let Some(home) = find_home(&present, vip, interfaces) else {
+            bail!("there is no interface {}", interfaces.join(", "));
+        };
+        let mut request = self
+            .handle
+            .address()
+            .add(home.index, vip.into(), HOST_PREFIX);
+        let label = AddressAttribute::Label(label_for(&home.name));
+        request.message_mut().attributes.push(label);
+        let doing = || format!("adding {vip} to {}", home.name);
+        request
+            .execute()
+            .await
+            .map_err(|error| explain(error, &doing()))?;
+        Ok(VipPlace {
+            interface: home.name.clone(),
+            is_ours: true,
+            is_new: true,
+        })
+    }
+
+    /// Takes `vip` from `interface`, whoever put it there. False when it was not there.
+    pub async fn remove_vip(&self, vip: Ipv4Addr, interface: &str) -> Result<bool> {
+        let Some(found) = self.interface(interface).await? else {
+            return Ok(false);
+        };
+        let is_vip = |has: &InterfaceAddress| has.address == vip && has.prefix_len == HOST_PREFIX;
+        if !found.addresses.iter().any(is_vip) {
+            return Ok(false);
+        }
+        let message = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(found.index)
+            .address(vip, HOST_PREFIX)
+            .build();
+        let doing = || format!("removing {vip} from {interface}");
+        match self
+            .handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .map_err(into_io)
+        {
+            Ok(()) => Ok(true),
+            // Somebody else was faster.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
+            Err(error) => Err(error).with_context(doing),
+        }
+    }
+
+    /// Every address that pglb put on an interface, in this run or an earlier one, with the name
+    /// of the interface.
+    pub async fn own_vips(&self) -> Result<Vec<(String, Ipv4Addr)>> {
+        let mut own = Vec::new();
+        for interface in self.interfaces().await? {
+            for address in interface.addresses.iter().filter(|address| address.is_ours) {
+                if let IpAddr::V4(vip) = address.address {
+                    own.push((interface.name.clone(), vip));
+                }
+            }
+        }
+        Ok(own)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+fn find_address(
+    interfaces: &[Interface],
+    vip: Ipv4Addr,
+) -> Option<(&Interface, &InterfaceAddress)> {
+    interfaces.iter().find_map(|interface| {
+        let mut addresses = interface.addresses.iter();
+        Some((interface, addresses.find(|address| address.address == vip)?))
+    })
+}
+
+fn find_home<'a>(
+    present: &'a [Interface],
+    vip: Ipv4Addr,
+    listed: &[String],
+) -> Option<&'a Interface> {
+    let candidates = || {
+        let find = |name: &String| {
+            present
+                .iter()
+                .find(move |interface| interface.name == *name)
+        };
+        listed.iter().filter_map(find)
+    };
+    candidates()
+        .flat_map(|interface| {
+            interface
+                .addresses
+                .iter()
+                .map(move |address| (interface, address))
+        })
+        .filter(|(_, address)| address.prefix_len < HOST_PREFIX && holds(address, vip))
+        // Of equals the first wins: the order of the list is the operator's.
+        .min_by_key(|(_, address)| std::cmp::Reverse(address.prefix_len))
+        .map(|(interface, _)| interface)
+        .or_else(|| candidates().next())
+}
+
+/// Whether `vip` lies in the subnet of `address`.
+fn holds(address: &InterfaceAddress, vip: Ipv4Addr) -> bool {
+    match address.address {
+        IpAddr::V4(own) => {
+            let host_bits = u32::from(HOST_PREFIX.saturating_sub(address.prefix_len));
+            let differing = u32::from(own) ^ u32::from(vip);
+            differing.checked_shr(host_bits).unwrap_or(0) == 0
+        }
+        IpAddr::V6(_) => false,
+    }
+}
+
+fn explain(error: rtnetlink::Error, doing: &str) -> anyhow::Error {
+    let error = into_io(error);
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        anyhow::anyhow!("{doing} needs root")
+    } else {
+        anyhow::Error::new(error).context(doing.to_owned())
+    }
+}
+
+fn into_io(error: rtnetlink::Error) -> io::Error {
+    if let rtnetlink::Error::NetlinkError(message) = &error {
+        message.to_io()
+    } else {
+        io::Error::other(error)
+    }
+}
+
+/// A VIP is an address without a subnet.
+const HOST_PREFIX: u8 = 32;
+
+#[cfg(test)]
+mod tests;

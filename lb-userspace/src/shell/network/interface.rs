@@ -1,0 +1,182 @@
+//! One interface, as netlink describes it.
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
+
+/// One interface of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number in the kernel.
+    pub index: u32,
+    /// Its MAC; `None` for what is no Ethernet.
+    pub mac: Option<[u8; 6]>,
+    /// Largest packet that it sends (bytes).
+    pub mtu: u32,
+    /// Whether it is switched on and has a carrier.
+    pub is_up: bool,
+    /// Its addresses of both families.
+    pub addresses: Vec<InterfaceAddress>,
+    /// The XDP programs on it, whoever attached them.
+    pub xdp: Vec<XdpProgram>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// How many leading bits the addresses of its subnet share.
+    pub prefix_len: u8,
+    /// Whether pglb put it there, in this run or an earlier one.
+    pub is_ours: bool,
+}
+
+/// An XDP program that is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpProgram {
+    /// The kernel's number for it, as `bpftool prog show id` takes it.
+    pub id: u32,
+    /// Where it runs.
+    pub mode: XdpPlace,
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpPlace {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path.
+    Generic,
+    /// In the card.
+    Hardware,
+}
+
+/// The mark that tells our addresses from others, also after a restart: IPv4 addresses carry a
+/// label, shown by `ip address`, which must be short.
+pub(super) fn label_for(interface: &str) -> String {
+    let usual = format!("{interface}:{LABEL}");
+    if usual.len() <= MAX_LABEL {
+        usual
+    } else {
+        LABEL.to_owned()
+    }
+}
+
+pub(super) fn is_our_label(label: &str) -> bool {
+    label.rsplit(':').next() == Some(LABEL)
+}
+
+pub(super) fn read_interface(
+    link: &LinkMessage,
+    addresses: &[AddressMessage],
+) -> Option<Interface> {
+    let index = link.header.index;
+    let is_up = link
+        .header
+        .flags
+        .contains(LinkFlags::Up | LinkFlags::LowerUp);
+    let mut interface = Interface {
+        name: String::new(),
+        index,
+        mac: None,
+        mtu: 0,
+        is_up,
+        addresses: addresses
+            .iter()
+            .filter(|message| message.header.index == index)
+            .filter_map(read_address)
+            .collect(),
+        xdp: Vec::new(),
+    };
+    for attribute in &link.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            interface.name.clone_from(name);
+        } else if let LinkAttribute::Address(mac) = attribute {
+            if link.header.link_layer_type == LinkLayerType::Ether {
+                interface.mac = mac.as_slice().try_into().ok();
+            }
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            interface.mtu = *mtu;
+        } else if let LinkAttribute::Xdp(facts) = attribute {
+            interface.xdp = read_xdp(facts);
+        }
+    }
+    (!interface.name.is_empty()).then_some(interface)
+}
+
+fn read_address(message: &AddressMessage) -> Option<InterfaceAddress> {
+    let mut own = None;
+    let mut peer = None;
+    let mut is_ours = false;
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(address) = attribute {
+            own = Some(*address);
+        } else if let AddressAttribute::Address(address) = attribute {
+            peer = Some(*address);
+        } else if let AddressAttribute::Label(label) = attribute {
+            is_ours = is_our_label(label);
+        }
+    }
+    // IPv6 has only the second; on a point-to-point IPv4 link that one is the other end.
+    let address = own.or(peer)?;
+    Some(InterfaceAddress {
+        address,
+        prefix_len: message.header.prefix_len,
+        is_ours,
+    })
+}
+
+fn read_xdp(facts: &[LinkXdp]) -> Vec<XdpProgram> {
+    let mut found = Vec::new();
+    let mut only = None;
+    let mut only_mode = None;
+    for fact in facts {
+        if let LinkXdp::DrvProgId(id) = fact {
+            found.push(XdpProgram {
+                id: *id,
+                mode: XdpPlace::Native,
+            });
+        } else if let LinkXdp::SkbProgId(id) = fact {
+            found.push(XdpProgram {
+                id: *id,
+                mode: XdpPlace::Generic,
+            });
+        } else if let LinkXdp::HwProgId(id) = fact {
+            found.push(XdpProgram {
+                id: *id,
+                mode: XdpPlace::Hardware,
+            });
+        } else if let LinkXdp::ProgId(id) = fact {
+            only = Some(*id);
+        } else if let LinkXdp::Attached(attached) = fact {
+            only_mode = place_of(attached);
+        }
+    }
+    // Kernels before 4.18 name a single program only in general terms.
+    if found.is_empty()
+        && let (Some(id), Some(mode)) = (only, only_mode)
+    {
+        found.push(XdpProgram { id, mode });
+    }
+    found
+}
+
+fn place_of(attached: &XdpAttached) -> Option<XdpPlace> {
+    if *attached == XdpAttached::Driver {
+        Some(XdpPlace::Native)
+    } else if *attached == XdpAttached::SocketBuffer {
+        Some(XdpPlace::Generic)
+    } else {
+        (*attached == XdpAttached::Hardware).then_some(XdpPlace::Hardware)
+    }
+}
+
+const LABEL: &str = "pglb";
+/// What the kernel has room for in the label of an address (bytes, `IFNAMSIZ` less its end).
+const MAX_LABEL: usize = 15;

@@ -1,0 +1,93 @@
+//! The kernel's settings of one interface, `net.ipv4.conf.INTERFACE.*`.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+/// A setting of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Whether packets that arrive there for other hosts are passed on (0 or 1).
+    Forwarding,
+    /// Whether packets may arrive there from an address of this host (0 or 1).
+    AcceptLocal,
+}
+
+/// The value that a setting has.
+pub fn read(interface: &str, setting: Setting) -> io::Result<u8> {
+    let path = path_of(interface, setting)?;
+    let text = fs::read_to_string(&path).map_err(|error| name(error, "reading", &path))?;
+    text.trim().parse().map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: {text}", path.display()),
+        )
+    })
+}
+
+/// Gives a setting a value and returns the one that it had. Writes nothing when they are equal.
+pub fn set(interface: &str, setting: Setting, value: u8) -> io::Result<u8> {
+    let before = read(interface, setting)?;
+    if before != value {
+        let path = path_of(interface, setting)?;
+        fs::write(&path, value.to_string()).map_err(|error| name(error, "writing", &path))?;
+    }
+    Ok(before)
+}
+
+fn path_of(interface: &str, setting: Setting) -> io::Result<PathBuf> {
+    // A name of the kernel's never has these, so that no other file can be meant.
+    if interface.is_empty() || interface.contains('/') || interface.starts_with('.') {
+        let why = format!("{interface:?} is no name of an interface");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let file = match setting {
+        Setting::Forwarding => "forwarding",
+        Setting::AcceptLocal => "accept_local",
+    };
+    Ok(PathBuf::from("/proc/sys/net/ipv4/conf")
+        .join(interface)
+        .join(file))
+}
+
+fn name(error: io::Error, doing: &str, path: &std::path::Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{doing} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::lone_thread;
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        for bad in ["", "..", "../all", "a/b"] {
+            let error = read(bad, Setting::Forwarding).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named() {
+        let error = read("nosuch0", Setting::Forwarding).unwrap_err();
+        assert!(
+            error.to_string().contains("conf/nosuch0/forwarding"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_setting_is_changed_and_its_old_value_told() {
+        lone_thread::with_own_network(|| async {
+            lone_thread::ip("link add eth0.7 type veth peer name there");
+            for setting in [Setting::Forwarding, Setting::AcceptLocal] {
+                assert_eq!(read("eth0.7", setting).unwrap(), 0);
+                assert_eq!(set("eth0.7", setting, 1).unwrap(), 0);
+                assert_eq!(set("eth0.7", setting, 1).unwrap(), 1);
+                assert_eq!(read("eth0.7", setting).unwrap(), 1);
+                assert_eq!(read("there", setting).unwrap(), 0);
+            }
+        });
+    }
+}
