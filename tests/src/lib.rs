@@ -1,0 +1,22 @@
+//! Test networks, PostgreSQL servers and a running pglb, for the tests that need root, the demo and the lab.
+//!
+//! Everything here cleans up after itself, also when a test panics, and everything carries the process id of its
+//! owner in its name, so that [`topology::sweep`] finds what a killed owner left behind.
+//! This library does not use pglb's own code: it starts the binary and reads what that prints, as a user does.
+
+pub mod clock;
+pub mod command;
+pub mod gateway;
+pub mod namespace;
+pub mod postgres;
+pub mod process;
+pub mod session;
+pub mod site;
+pub mod status;
+pub mod topology;
+pub mod traffic;
+
+/// May this process create namespaces?
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

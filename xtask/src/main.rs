@@ -1,0 +1,60 @@
+//! Set-up, checks, demo and lab of pglb: `cargo xtask COMMAND`.
+#![allow(clippy::print_stdout, reason = "a tool for the terminal")]
+
+mod ci;
+mod demo;
+mod interrupt;
+mod lab;
+mod setup;
+mod stage;
+mod tests;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing pglb needs and this machine lacks
+    Setup,
+    /// Watch pglb balance and fail over three PostgreSQL servers; two minutes, needs root
+    Demo,
+    /// Bring the demo's network up to play with; needs root
+    Lab,
+    /// Build and run every test; needs root
+    Test,
+    /// Everything that must hold before a change is accepted; needs root
+    Ci,
+    /// Check the rules of the source layout
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::run(),
+        Task::Demo => demo::run(),
+        Task::Lab => lab::run(),
+        Task::Test => tests::run(),
+        Task::Ci => ci::run(),
+        Task::Tidy => tidy::run(),
+    }
+}
