@@ -239,6 +239,11 @@ impl<A> Flow<A> {
         Self { has_fin: 1, ..self }
     }
 
+    /// The same flow with the generation that no member has: its next packet meets an RST.
+    pub fn disowned(self) -> Self {
+        Self { generation: 0, ..self }
+    }
+
     /// The same flow in another phase.
     #[inline(always)]
     pub fn in_phase(self, phase: Phase) -> Self {

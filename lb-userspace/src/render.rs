@@ -1,7 +1,7 @@
 //! Reports as text for people: tables that fit 100 columns, colour only where it helps.
 
 mod meaning;
-mod table;
+pub(crate) mod table;
 
 use std::fmt::Write as _;
 

@@ -32,11 +32,11 @@ impl Cell {
 }
 
 /// A heading and how its column is aligned.
-pub(crate) type Column = (&'static str, Align);
+pub(crate) type Column<'a> = (&'a str, Align);
 
 /// The width that each column needs for all of these rows.
 pub(crate) fn widths<'r>(
-    columns: &[Column],
+    columns: &[Column<'_>],
     rows: impl Iterator<Item = &'r Vec<Cell>>,
 ) -> Vec<usize> {
     let mut widths: Vec<usize> = columns.iter().map(|(name, _)| name.len()).collect();
@@ -49,13 +49,13 @@ pub(crate) fn widths<'r>(
 }
 
 /// The headings as a row.
-pub(crate) fn headings(columns: &[Column], style: Style) -> Vec<Cell> {
-    let cell = |(name, _): &Column| Cell::styled(name, style);
+pub(crate) fn headings(columns: &[Column<'_>], style: Style) -> Vec<Cell> {
+    let cell = |(name, _): &Column<'_>| Cell::styled(name, style);
     columns.iter().map(cell).collect()
 }
 
 /// One row as a line, two blanks between its columns and none at its end.
-pub(crate) fn line(columns: &[Column], widths: &[usize], row: &[Cell]) -> String {
+pub(crate) fn line(columns: &[Column<'_>], widths: &[usize], row: &[Cell]) -> String {
     let mut line = String::new();
     let mut pending = 0;
     for ((cell, width), (_, align)) in row.iter().zip(widths).zip(columns) {

@@ -4,6 +4,10 @@
 
 use std::time::{Instant, SystemTime};
 
+use lb_common::flow::Tick;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+
 /// This moment on the clock that never goes back: for intervals and deadlines.
 #[expect(
     clippy::disallowed_methods,
@@ -20,4 +24,13 @@ pub fn now() -> Instant {
 )]
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// This moment on the clock that the kernel program stamps flows with.
+pub fn kernel_tick() -> Tick {
+    // The clock exists on every Linux; without a reading every flow looks fresh.
+    let reading = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap_or(TimeSpec::new(0, 0));
+    let nanoseconds = u64::try_from(reading.tv_sec()).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(reading.tv_nsec()).unwrap_or(0);
+    Tick::from_nanoseconds(nanoseconds)
 }

@@ -13,3 +13,8 @@ pub mod network;
 pub mod pinning;
 pub mod probe;
 pub mod resets;
+pub mod walker;
+pub mod run;
+pub mod restore;
+pub mod prober;
+pub mod host;

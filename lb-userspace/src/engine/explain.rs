@@ -1,0 +1,91 @@
+//! `pglb explain`: the kernel's own choice, asked on the host over a copy of its tables.
+
+use std::net::SocketAddr;
+
+use lb_common::choose::{self, Standing};
+use lb_common::flow::FlowKey;
+use lb_common::service::ServiceKey;
+
+use super::Engine;
+use super::host_tables::HostTables;
+use super::kernel::endpoint;
+use super::model::{Member, Service};
+use crate::report::{CandidateReport, ExplainReport};
+
+impl Engine {
+    /// Which backend a new connection of `client` to the service would get, and why; `None` when
+    /// there is no such service. `turn` is how many turns a round-robin service has taken.
+    pub fn explain(&self, service: &str, client: SocketAddr, turn: u64) -> Option<ExplainReport> {
+        let service = self.services.iter().find(|known| known.config.name == service)?;
+        let vip = endpoint(service.config.vip);
+        let row = self.applied.services.get(&ServiceKey::new(vip))?;
+        let tables = self.copy_tables(service, turn);
+        let key = FlowKey::between(endpoint(client), vip);
+        let choice = choose::choose(&tables, row, &key, 0);
+        let is_allowed = service.config.allow.as_ref().is_none_or(|networks| {
+            let SocketAddr::V4(client) = client else { return false };
+            networks.iter().any(|network| network.contains(*client.ip()))
+        });
+        let chosen = (choice.is_possible() && is_allowed).then(|| choice.slot());
+        let candidates = service
+            .members
+            .iter()
+            .map(|member| self.candidate(member, &tables, chosen == Some(member.slot), is_allowed));
+        let of_slot = |slot| service.members.iter().find(|member| Some(member.slot) == slot);
+        Some(ExplainReport {
+            service: service.config.name.clone(),
+            client,
+            chosen: of_slot(chosen).map(|member| self.backends[member.backend].name()),
+            candidates: candidates.collect(),
+        })
+    }
+
+    fn candidate(
+        &self,
+        member: &Member,
+        tables: &HostTables,
+        is_chosen: bool,
+        is_allowed: bool,
+    ) -> CandidateReport {
+        let backend = &self.backends[member.backend];
+        let standing = choose::consider(tables, member.slot, 0).standing();
+        let reason = match standing {
+            _ if !is_allowed => "the service's allow list does not name the client".to_owned(),
+            Standing::Good if is_chosen => format!("chosen: {}", member.verdict.reason),
+            Standing::Good | Standing::Tried => member.verdict.reason.clone(),
+            Standing::Suspect => "suspect: it refused or ignored a connection".to_owned(),
+            Standing::Ineligible if member.verdict.is_eligible() && backend.weight() > 0 => {
+                "at its max_connections".to_owned()
+            }
+            Standing::Ineligible => member.verdict.reason.clone(),
+        };
+        CandidateReport {
+            backend: backend.name(),
+            eligible: is_allowed && standing < Standing::Ineligible,
+            reason,
+            connections: self.load(member).active(),
+            weight: backend.weight(),
+        }
+    }
+
+    fn copy_tables(&self, service: &Service, turn: u64) -> HostTables {
+        let mut tables = HostTables::new();
+        tables.services.clone_from(&self.applied.services);
+        tables.members.clone_from(&self.applied.members);
+        tables.backends.clone_from(&self.applied.backends);
+        tables.rings.clone_from(&self.applied.rings);
+        for (slot, tally) in &self.tallies.slots {
+            tables.set_slot_tally(*slot, *tally);
+        }
+        for (id, tally) in &self.tallies.backends {
+            tables.set_backend_tally(*id, *tally);
+        }
+        tables.set_turn(service.id, turn);
+        tables
+    }
+
+    /// The row of a service, to read its turns by.
+    pub fn service_row(&self, name: &str) -> Option<lb_common::service::ServiceId> {
+        self.services.iter().find(|service| service.config.name == name).map(|service| service.id)
+    }
+}

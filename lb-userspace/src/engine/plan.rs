@@ -1,0 +1,51 @@
+//! From what the kernel's tables hold to what they should hold: the writes, in an order in which
+//! each intermediate state is safe.
+
+use super::effect::Write;
+use super::kernel::KernelTables;
+
+/// The writes that turn `applied` into `wanted`.
+///
+/// First what takes new connections away or ends old ones, then what new entries refer to, then
+/// the entries themselves, and the removal of what nothing refers to any more last.
+pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if applied.gateway != wanted.gateway {
+        writes.push(Write::Gateway(wanted.gateway));
+    }
+    let changed = || {
+        let differs = |slot| applied.members.get(slot) != wanted.members.get(slot);
+        wanted.members.iter().filter(move |(slot, _)| differs(slot))
+    };
+    let stops = |slot: &_, member: &lb_common::member::Member| {
+        applied
+            .members
+            .get(slot)
+            .is_some_and(|before| !member.is_eligible() || before.generation != member.generation)
+    };
+    let member = |(slot, member): (&_, &_)| Write::Member(*slot, *member);
+    writes.extend(changed().filter(|(slot, member)| stops(slot, member)).map(member));
+    for (id, backend) in &wanted.backends {
+        if applied.backends.get(id) != Some(backend) {
+            writes.push(Write::Backend(*id, *backend));
+        }
+    }
+    writes.extend(changed().filter(|(slot, member)| !stops(slot, member)).map(member));
+    for (id, ring) in &wanted.rings {
+        if applied.rings.get(id) != Some(ring) {
+            writes.push(Write::Ring(*id, ring.clone()));
+        }
+    }
+    let added = wanted.allowed.difference(&applied.allowed);
+    writes.extend(added.map(|(network, length)| Write::Allow(*network, *length)));
+    for (key, service) in &wanted.services {
+        if applied.services.get(key) != Some(service) {
+            writes.push(Write::Service(*key, *service));
+        }
+    }
+    let gone = applied.services.keys().filter(|key| !wanted.services.contains_key(key));
+    writes.extend(gone.map(|key| Write::RemoveService(*key)));
+    let removed = applied.allowed.difference(&wanted.allowed);
+    writes.extend(removed.map(|(network, length)| Write::Disallow(*network, *length)));
+    writes
+}

@@ -1,0 +1,146 @@
+//! Keeping the counts true: what a walk of the tables finds is held against the tallies, and
+//! flows that no packet will ever end are removed.
+
+use std::collections::BTreeMap;
+
+use lb_common::flow::{Direction, Flow, FlowKey, Phase, Tick};
+use lb_common::member::Slot;
+
+use super::Engine;
+use super::effect::Effect;
+use super::event::Tallies;
+use super::kernel::{Address, Flows};
+use super::model::Reaped;
+
+/// A half-open connection whose client has been silent for this long is given up: longer than
+/// the pause before any but the last of Linux's six SYN retries. 40 s.
+const OPENING_PATIENCE: u64 = 40_000;
+/// A flow that was superseded is kept this long, so that late packets get their RST. 10 s.
+const SUPERSEDED_PATIENCE: u64 = 10_000;
+
+impl Engine {
+    /// Corrects the counts by a walk, and removes what is dead.
+    ///
+    /// Connections open and close while the walk goes on, so only a difference that was there at
+    /// the last walk as well is believed.
+    pub(super) fn recount(
+        &mut self,
+        established: &Flows,
+        transient: &Flows,
+        now: Tick,
+        before: &Tallies,
+        effects: &mut Vec<Effect>,
+    ) {
+        let generations: BTreeMap<Slot, u32> = self
+            .services
+            .iter()
+            .flat_map(|service| &service.members)
+            .map(|member| (member.slot, member.generation))
+            .collect();
+        let is_current =
+            |flow: &Flow<Address>| generations.get(&flow.slot) == Some(&flow.generation);
+        let mut found: BTreeMap<Slot, (u64, u64)> = BTreeMap::new();
+        let mut dead = Vec::new();
+        for (key, flow) in client_side(transient) {
+            let age = Tick::milliseconds(now.since(flow.last_seen));
+            let is_opening = match flow.phase() {
+                Phase::SynSent | Phase::Refused | Phase::SynReceived => true,
+                Phase::Established | Phase::Ended | Phase::Reset => false,
+            };
+            if is_opening && is_current(flow) {
+                if age > OPENING_PATIENCE {
+                    dead.extend([*key, key.opposite(flow)]);
+                } else {
+                    found.entry(flow.slot).or_default().0 += 1;
+                }
+            }
+        }
+        let mut superseded = Vec::new();
+        for (key, flow) in established {
+            if !is_current(flow) {
+                let age = Tick::milliseconds(now.since(flow.last_seen));
+                if age > SUPERSEDED_PATIENCE {
+                    superseded.push(*key);
+                }
+            } else if flow.direction() == Direction::ToBackend {
+                found.entry(flow.slot).or_default().1 += 1;
+            }
+        }
+        self.correct(&found, before);
+        if !dead.is_empty() || !superseded.is_empty() {
+            effects.push(Effect::Remove { established: superseded, transient: dead });
+        }
+    }
+
+    fn correct(&mut self, found: &BTreeMap<Slot, (u64, u64)>, before: &Tallies) {
+        let mut corrections = Vec::new();
+        for member in self.services.iter_mut().flat_map(|service| &mut service.members) {
+            let slot = member.slot;
+            let (Some(before), Some(after)) =
+                (before.slots.get(&slot), self.tallies.slots.get(&slot))
+            else {
+                continue;
+            };
+            let (half_open, established) = found.get(&slot).copied().unwrap_or_default();
+            let Reaped { half_open: half_reaped, established: reaped } = member.reaped;
+            let now = Error {
+                half_open: error(
+                    before.half_opened.saturating_sub(before.half_closed + half_reaped),
+                    after.half_opened - before.half_opened,
+                    after.half_closed - before.half_closed,
+                    half_open,
+                ),
+                established: error(
+                    before.established.saturating_sub(before.ended + reaped),
+                    after.established - before.established,
+                    after.ended - before.ended,
+                    established,
+                ),
+            };
+            let believed = now.common_with(member.miscounted);
+            member.miscounted = now;
+            if believed != Error::default() {
+                member.miscounted = Error::default();
+                corrections.push((slot, believed));
+            }
+        }
+        for (slot, error) in corrections {
+            self.reap(slot, error.half_open, error.established);
+        }
+    }
+}
+
+/// How many connections the tallies have too many, negative for too few.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Error {
+    /// Half-open ones.
+    pub half_open: i64,
+    /// Established ones.
+    pub established: i64,
+}
+
+impl Error {
+    /// The part of the error that was there at the last walk as well.
+    fn common_with(self, last: Self) -> Self {
+        let common = |now: i64, last: i64| {
+            if now.signum() == last.signum() { now.signum() * now.abs().min(last.abs()) } else { 0 }
+        };
+        Self {
+            half_open: common(self.half_open, last.half_open),
+            established: common(self.established, last.established),
+        }
+    }
+}
+
+/// The part of the difference between the count and what was found that connections which came
+/// or went during the walk cannot explain.
+fn error(counted: u64, came: u64, went: u64, found: u64) -> i64 {
+    let surplus = counted.saturating_sub(found + went);
+    let deficit = found.saturating_sub(counted + came);
+    i64::try_from(surplus).unwrap_or(i64::MAX) - i64::try_from(deficit).unwrap_or(i64::MAX)
+}
+
+/// The flows of a table that go to a backend: one for each connection.
+pub fn client_side(flows: &Flows) -> impl Iterator<Item = (&FlowKey<Address>, &Flow<Address>)> {
+    flows.iter().filter(|(_, flow)| flow.direction() == Direction::ToBackend)
+}

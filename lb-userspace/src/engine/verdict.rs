@@ -1,0 +1,219 @@
+//! Whether a backend may serve a service, and why: health, role and the operator's wish in one
+//! place.
+
+use super::model::{Backend, Member};
+use crate::config::{Fallback, Role, Service};
+use crate::report::{Admin, BackendRole, Health};
+
+/// What becomes of a member's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// It gets new ones.
+    Eligible,
+    /// It gets no new ones and keeps the old.
+    NoNew,
+    /// It gets no new ones and the old are reset.
+    Out,
+}
+
+/// A stance and its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What becomes of its connections.
+    pub stance: Stance,
+    /// Why, for the operator.
+    pub reason: String,
+}
+
+impl Verdict {
+    /// A verdict.
+    pub fn new(stance: Stance, reason: impl Into<String>) -> Self {
+        Self { stance, reason: reason.into() }
+    }
+
+    /// Whether the member gets new connections.
+    pub fn is_eligible(&self) -> bool {
+        self.stance == Stance::Eligible
+    }
+}
+
+/// Who is the primary of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Primary {
+    /// Nobody that is up.
+    Nobody,
+    /// This backend, by its place in the engine's list.
+    One(usize),
+    /// Several, and nothing to tell which is right: their names.
+    Conflict(String),
+}
+
+/// Finds the primary of a cluster among its backends: of several the one on the highest timeline,
+/// since only a promotion starts a new one. Servers of different origin, or on one timeline, are
+/// a conflict that only a person can resolve.
+pub fn find_primary<'a>(cluster: impl Iterator<Item = (usize, &'a Backend)>) -> Primary {
+    let candidates: Vec<(usize, &Backend)> = cluster
+        .filter(|(_, backend)| {
+            backend.health.role == Some(BackendRole::Primary)
+                && !matches!(backend.health.health, Health::Down | Health::Unknown)
+        })
+        .collect();
+    let timeline = |backend: &Backend| backend.health.facts.timeline.unwrap_or(0);
+    let highest = candidates.iter().map(|(_, backend)| timeline(backend)).max().unwrap_or(0);
+    let origin = |backend: &Backend| backend.health.facts.system_identifier;
+    let is_one_cluster = candidates.windows(2).all(|pair| origin(pair[0].1) == origin(pair[1].1));
+    let ahead: Vec<&(usize, &Backend)> =
+        candidates.iter().filter(|(_, backend)| timeline(backend) == highest).collect();
+    match ahead.as_slice() {
+        [] => Primary::Nobody,
+        [(index, _)] if is_one_cluster => Primary::One(*index),
+        _ => {
+            let names: Vec<String> =
+                candidates.iter().map(|(_, backend)| backend.config.name.clone()).collect();
+            Primary::Conflict(names.join(" and "))
+        }
+    }
+}
+
+/// Judges one member, without the fallback of a replica service.
+pub fn judge(
+    service: &Service,
+    member: &Member,
+    backends: &[Backend],
+    primary: &Primary,
+) -> Verdict {
+    let Some(backend) = backends.get(member.backend) else {
+        return Verdict::new(Stance::Out, "removed");
+    };
+    if backend.admin == Admin::Maint {
+        return Verdict::new(Stance::Out, "maint: taken out by the operator");
+    }
+    let state = &backend.health;
+    match state.health {
+        Health::Unknown => return before(member, "not probed yet"),
+        Health::Down => return Verdict::new(Stance::Out, format!("down: {}", state.check)),
+        Health::Starting | Health::Full => {
+            return Verdict::new(Stance::NoNew, format!("{}: {}", state.health, state.check));
+        }
+        Health::Up => {}
+    }
+    let verdict = match service.role {
+        Role::Any => Verdict::new(Stance::Eligible, "up"),
+        Role::Primary => judge_primary(member, backends, primary),
+        Role::Replica => judge_replica(member, backends, primary),
+    };
+    if verdict.stance == Stance::Out {
+        return verdict;
+    }
+    if backend.admin == Admin::Drain {
+        return Verdict::new(Stance::NoNew, "drain: no new connections, by the operator");
+    }
+    if verdict.is_eligible() && backend.weight() == 0 {
+        return Verdict::new(Stance::NoNew, "weight 0");
+    }
+    verdict
+}
+
+/// What a member is while nothing is known: what it was before.
+fn before(member: &Member, why: &str) -> Verdict {
+    if member.verdict.is_eligible() {
+        Verdict::new(Stance::Eligible, format!("{why}, eligible as before"))
+    } else {
+        Verdict::new(Stance::NoNew, why)
+    }
+}
+
+fn judge_primary(member: &Member, backends: &[Backend], primary: &Primary) -> Verdict {
+    let state = &backends[member.backend].health;
+    match (state.role, primary) {
+        (None, _) => before(member, &format!("role unknown: {}", state.check)),
+        (Some(BackendRole::Replica), _) if member.served_as == Some(BackendRole::Primary) => {
+            Verdict::new(Stance::Out, "lost the primary role")
+        }
+        (Some(BackendRole::Replica), _) => Verdict::new(Stance::NoNew, "standby"),
+        (Some(BackendRole::Primary), Primary::One(index)) if *index == member.backend => {
+            Verdict::new(Stance::Eligible, "primary")
+        }
+        (Some(BackendRole::Primary), Primary::One(index)) => {
+            let other = &backends[*index];
+            let timeline = other.health.facts.timeline.unwrap_or(0);
+            let reason = format!("superseded by {} on timeline {timeline}", other.config.name);
+            Verdict::new(Stance::Out, reason)
+        }
+        (Some(BackendRole::Primary), Primary::Conflict(names)) => Verdict::new(
+            Stance::NoNew,
+            format!("frozen: {names} are all primary and no timeline decides"),
+        ),
+        (Some(BackendRole::Primary), Primary::Nobody) => before(member, "no primary is up"),
+    }
+}
+
+fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary) -> Verdict {
+    let backend = &backends[member.backend];
+    let state = &backend.health;
+    match state.role {
+        None => before(member, &format!("role unknown: {}", state.check)),
+        Some(BackendRole::Primary) if member.served_as == Some(BackendRole::Replica) => {
+            Verdict::new(Stance::Out, "was promoted, and is no replica any more")
+        }
+        Some(BackendRole::Primary) => Verdict::new(Stance::NoNew, "primary"),
+        Some(BackendRole::Replica) => match primary {
+            // Without a primary there is nothing to be behind of: reads go on.
+            Primary::Nobody | Primary::Conflict(_) => Verdict::new(Stance::Eligible, "replica"),
+            Primary::One(index) => follow(backend, &backends[*index]),
+        },
+    }
+}
+
+/// Whether a replica follows the primary closely enough.
+fn follow(replica: &Backend, primary: &Backend) -> Verdict {
+    let facts = &replica.health.facts;
+    let no_new = |reason: String| Verdict::new(Stance::NoNew, reason);
+    if facts.is_streaming == Some(false) {
+        return no_new("does not stream from a primary".to_owned());
+    }
+    if let (Some(own), Some(its)) = (facts.timeline, primary.health.facts.timeline)
+        && own < its
+    {
+        let name = &primary.config.name;
+        return no_new(format!("follows timeline {own}, and {name} is on {its}"));
+    }
+    match lag(replica, primary) {
+        Some(lag) if lag > replica.rules.max_lag => {
+            no_new(format!("lag {lag} bytes, more than max_lag {}", replica.rules.max_lag))
+        }
+        Some(_) | None => Verdict::new(Stance::Eligible, "replica"),
+    }
+}
+
+/// How many bytes of WAL a replica is behind the primary's own position.
+pub fn lag(replica: &Backend, primary: &Backend) -> Option<u64> {
+    let written = primary.health.facts.lsn?;
+    Some(written.saturating_sub(replica.health.facts.lsn?))
+}
+
+/// Lets the primary serve a replica service that has no eligible member.
+pub fn fall_back(
+    service: &Service,
+    verdicts: &mut [Verdict],
+    members: &[Member],
+    backends: &[Backend],
+    primary: &Primary,
+) {
+    let Primary::One(index) = primary else { return };
+    let backend = &backends[*index];
+    let may_fall_back = service.role == Role::Replica
+        && service.fallback == Fallback::Primary
+        && !verdicts.iter().any(Verdict::is_eligible)
+        && backend.admin == Admin::Ready
+        && backend.health.health == Health::Up
+        && backend.weight() > 0;
+    if !may_fall_back {
+        return;
+    }
+    for (verdict, member) in verdicts.iter_mut().zip(members) {
+        if member.backend == *index {
+            *verdict = Verdict::new(Stance::Eligible, "primary, as no replica is eligible");
+        }
+    }
+}
