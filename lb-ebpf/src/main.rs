@@ -82,7 +82,7 @@ fn finish(
 #[inline(never)]
 fn answer(ctx: &XdpContext, packet: &mut Headers<'_, V4>) -> u32 {
     refuse(packet);
-    if cut_to_headers(ctx) { XDP_TX } else { XDP_DROP }
+    if cut_to_headers(ctx) { maps::send_back(ctx) } else { XDP_DROP }
 }
 
 /// Sends a rewritten packet.
@@ -91,7 +91,7 @@ fn send(ctx: &XdpContext, forward: &Forward) -> u32 {
     count_traffic(forward, packet::length(ctx));
     match forward.interface {
         0 => XDP_PASS,
-        interface if interface as usize == ctx.ingress_ifindex() => XDP_TX,
+        interface if interface as usize == ctx.ingress_ifindex() => maps::send_back(ctx),
         interface => maps::redirect(interface),
     }
 }

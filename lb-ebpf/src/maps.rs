@@ -4,6 +4,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibQuery};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::macros::map;
@@ -127,12 +128,34 @@ pub(crate) fn redirect(interface: u32) -> u32 {
 #[unsafe(no_mangle)]
 static DEBUG_DATAPATH: u32 = 0;
 
-/// Whether rare events are logged. To the compiler it is a variable; the verifier knows its
-/// value, and removes the code that logs when it is off.
+/// Whether packets go back out of the interface they came from by redirection. The controller
+/// sets it where an interface is a veth: that one drops what `XDP_TX` sends unless its peer runs
+/// XDP too, while a redirected packet arrives where the peer has GRO on as well.
+#[unsafe(no_mangle)]
+static REDIRECT_BACK: u32 = 0;
+
+/// Whether rare events are logged.
 #[inline(always)]
 pub(crate) fn is_debugging() -> bool {
-    // SAFETY: a reference to a static is valid to read.
-    unsafe { core::ptr::read_volatile(&raw const DEBUG_DATAPATH) != 0 }
+    read_constant(&raw const DEBUG_DATAPATH)
+}
+
+/// Sends the packet back out of the interface it came from; returns the XDP action.
+#[inline(always)]
+pub(crate) fn send_back(ctx: &XdpContext) -> u32 {
+    if read_constant(&raw const REDIRECT_BACK) {
+        redirect(ctx.ingress_ifindex() as u32)
+    } else {
+        XDP_TX
+    }
+}
+
+/// Reads a constant. To the compiler it is a variable; the verifier knows its value, and removes
+/// the branch that is not taken.
+#[inline(always)]
+fn read_constant(constant: *const u32) -> bool {
+    // SAFETY: every caller hands the address of a static.
+    unsafe { core::ptr::read_volatile(constant) != 0 }
 }
 
 /// Adds one to a counter that all CPUs share. The target has no compare-and-swap, so

@@ -46,7 +46,7 @@ impl Colour {
     }
 }
 
-const BACKEND_COLUMNS: [Column; 10] = [
+const BACKEND_COLUMNS: [Column<'_>; 10] = [
     ("BACKEND", Align::Left),
     ("ADDRESS", Align::Left),
     ("ADMIN", Align::Left),
@@ -177,7 +177,7 @@ fn needs_a_word(service: &ServiceReport, backend: &BackendReport) -> bool {
     (is_fallback || is_idle) && !backend.reason.is_empty()
 }
 
-const CONNECTION_COLUMNS: [Column; 5] = [
+const CONNECTION_COLUMNS: [Column<'_>; 5] = [
     ("SERVICE", Align::Left),
     ("BACKEND", Align::Left),
     ("CLIENT", Align::Left),
@@ -211,7 +211,7 @@ pub fn connections(connections: &[ConnectionReport], colour: Colour) -> String {
     text
 }
 
-const CANDIDATE_COLUMNS: [Column; 5] = [
+const CANDIDATE_COLUMNS: [Column<'_>; 5] = [
     ("BACKEND", Align::Left),
     ("ELIGIBLE", Align::Left),
     ("CONNS", Align::Right),

@@ -30,6 +30,8 @@ pub struct HealthState {
     pub facts: Facts,
     /// The role that it last named; kept while it does not answer.
     pub role: Option<BackendRole>,
+    /// Since when its WAL receiver has not been streaming.
+    pub detached_since: Option<Moment>,
     /// Whether the kernel has seen it refuse or ignore a SYN since the last good round.
     pub is_suspect: bool,
     rises: u32,
@@ -56,6 +58,7 @@ impl HealthState {
             check: "not probed yet".to_owned(),
             facts: Facts::default(),
             role: None,
+            detached_since: None,
             is_suspect: false,
             rises: 0,
             falls: 0,
@@ -73,7 +76,7 @@ impl HealthState {
         now: Moment,
     ) -> bool {
         if let Some(session) = session {
-            self.take_facts(session);
+            self.take_facts(session, now);
         }
         let outcome = worse(handshake, session);
         self.check = describe(outcome, self.facts.latency);
@@ -95,7 +98,7 @@ impl HealthState {
         self.watch.is_running = false;
         self.watch.due = now.max(self.watch.started + rules.fast_interval);
         match session {
-            Outcome::Up(_) => self.take_facts(session),
+            Outcome::Up(_) => self.take_facts(session, now),
             Outcome::Starting { .. }
             | Outcome::Full { .. }
             | Outcome::Misconfigured { .. }
@@ -163,9 +166,13 @@ impl HealthState {
         };
     }
 
-    fn take_facts(&mut self, session: &Outcome) {
+    fn take_facts(&mut self, session: &Outcome, now: Moment) {
         if let Outcome::Up(facts) = session {
             self.facts = facts.clone();
+            self.detached_since = match facts.is_streaming {
+                Some(false) => self.detached_since.or(Some(now)),
+                Some(true) | None => None,
+            };
             if let Some(in_recovery) = facts.in_recovery {
                 self.role =
                     Some(if in_recovery { BackendRole::Replica } else { BackendRole::Primary });
@@ -173,10 +180,15 @@ impl HealthState {
         }
     }
 
+    /// Whether the last result was good, and nothing speaks against the next one.
+    pub fn is_sound(&self) -> bool {
+        self.health == Health::Up && self.falls == 0 && !self.is_suspect
+    }
+
     /// Whether the next result cannot change the health by itself.
     fn is_settled(&self) -> bool {
         match self.health {
-            Health::Up => self.falls == 0 && !self.is_suspect,
+            Health::Up => self.is_sound(),
             Health::Down => self.rises == 0,
             Health::Unknown | Health::Starting | Health::Full => false,
         }

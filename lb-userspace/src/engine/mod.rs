@@ -217,7 +217,7 @@ impl Engine {
         let mut superseded = Vec::new();
         for at in 0..self.services.len() {
             let primary = self.primary_of(&self.services[at].config.cluster);
-            let verdicts = self.judge_service(at, &primary);
+            let verdicts = self.judge_service(at, &primary, now);
             let service = &mut self.services[at];
             for (member, verdict) in service.members.iter_mut().zip(verdicts) {
                 let name = self.backends[member.backend].name();
@@ -250,10 +250,10 @@ impl Engine {
         }
     }
 
-    fn judge_service(&self, at: usize, primary: &Primary) -> Vec<Verdict> {
+    fn judge_service(&self, at: usize, primary: &Primary, now: Moment) -> Vec<Verdict> {
         let service = &self.services[at];
         let judge =
-            |member| verdict::judge(&service.config, member, &self.backends, primary);
+            |member| verdict::judge(&service.config, member, &self.backends, primary, now);
         let mut verdicts: Vec<Verdict> = service.members.iter().map(judge).collect();
         let Service { config, members, .. } = service;
         verdict::fall_back(config, &mut verdicts, members, &self.backends, primary);

@@ -1,6 +1,7 @@
 //! Whether a backend may serve a service, and why: health, role and the operator's wish in one
 //! place.
 
+use super::Moment;
 use super::model::{Backend, Member};
 use crate::config::{Fallback, Role, Service};
 use crate::report::{Admin, BackendRole, Health};
@@ -81,6 +82,7 @@ pub fn judge(
     member: &Member,
     backends: &[Backend],
     primary: &Primary,
+    now: Moment,
 ) -> Verdict {
     let Some(backend) = backends.get(member.backend) else {
         return Verdict::new(Stance::Out, "removed");
@@ -100,7 +102,7 @@ pub fn judge(
     let verdict = match service.role {
         Role::Any => Verdict::new(Stance::Eligible, "up"),
         Role::Primary => judge_primary(member, backends, primary),
-        Role::Replica => judge_replica(member, backends, primary),
+        Role::Replica => judge_replica(member, backends, primary, now),
     };
     if verdict.stance == Stance::Out {
         return verdict;
@@ -148,7 +150,12 @@ fn judge_primary(member: &Member, backends: &[Backend], primary: &Primary) -> Ve
     }
 }
 
-fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary) -> Verdict {
+fn judge_replica(
+    member: &Member,
+    backends: &[Backend],
+    primary: &Primary,
+    now: Moment,
+) -> Verdict {
     let backend = &backends[member.backend];
     let state = &backend.health;
     match state.role {
@@ -158,19 +165,29 @@ fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary) -> Ve
         }
         Some(BackendRole::Primary) => Verdict::new(Stance::NoNew, "primary"),
         Some(BackendRole::Replica) => match primary {
+            Primary::One(index) if backends[*index].health.is_sound() => {
+                follow(member, backend, &backends[*index], now)
+            }
             // Without a primary there is nothing to be behind of: reads go on.
-            Primary::Nobody | Primary::Conflict(_) => Verdict::new(Stance::Eligible, "replica"),
-            Primary::One(index) => follow(backend, &backends[*index]),
+            Primary::One(_) | Primary::Nobody | Primary::Conflict(_) => {
+                Verdict::new(Stance::Eligible, "replica")
+            }
         },
     }
 }
 
 /// Whether a replica follows the primary closely enough.
-fn follow(replica: &Backend, primary: &Backend) -> Verdict {
+///
+/// A replica that has just lost its stream keeps its place for as long as a primary takes to be
+/// found down: when it is the primary that fails, its replicas notice before the probes do.
+fn follow(member: &Member, replica: &Backend, primary: &Backend, now: Moment) -> Verdict {
     let facts = &replica.health.facts;
     let no_new = |reason: String| Verdict::new(Stance::NoNew, reason);
-    if facts.is_streaming == Some(false) {
-        return no_new("does not stream from a primary".to_owned());
+    if let Some(since) = replica.health.detached_since {
+        let patience = replica.rules.interval * replica.rules.fall;
+        if !member.verdict.is_eligible() || now >= since + patience {
+            return no_new("does not stream from a primary".to_owned());
+        }
     }
     if let (Some(own), Some(its)) = (facts.timeline, primary.health.facts.timeline)
         && own < its
@@ -192,7 +209,8 @@ pub fn lag(replica: &Backend, primary: &Backend) -> Option<u64> {
     Some(written.saturating_sub(replica.health.facts.lsn?))
 }
 
-/// Lets the primary serve a replica service that has no eligible member.
+/// Lets the primary serve a replica service that has no eligible member, once every one of them
+/// has been asked.
 pub fn fall_back(
     service: &Service,
     verdicts: &mut [Verdict],
@@ -205,6 +223,7 @@ pub fn fall_back(
     let may_fall_back = service.role == Role::Replica
         && service.fallback == Fallback::Primary
         && !verdicts.iter().any(Verdict::is_eligible)
+        && members.iter().all(|m| backends[m.backend].health.health != Health::Unknown)
         && backend.admin == Admin::Ready
         && backend.health.health == Health::Up
         && backend.weight() > 0;

@@ -1,7 +1,6 @@
 //! Loading, attaching and detaching the XDP program. Everything outlives the controller: tables
 //! and links are pinned, and a restart replaces the program in one step.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,6 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::Sender;
 
 use super::bpf_tables::Tables;
+use super::host::Interfaces;
 use crate::config::{Gateway, XdpMode};
 use crate::report::AttachedMode;
 
@@ -49,21 +49,21 @@ pub struct Datapath {
 }
 
 /// Loads the program over the pinned tables, making those that are missing, and attaches it.
-/// `attached` tells how a program that is already on an interface runs there.
 pub fn start(
     gateway: &Gateway,
-    attached: &BTreeMap<String, AttachedMode>,
+    found: &Interfaces,
     is_debugging: bool,
 ) -> Result<Datapath> {
     let pin_dir = gateway.pin_dir.as_path();
     let is_restored = check_layout(pin_dir, gateway.max_connections)?;
-    let mut ebpf = load(pin_dir, gateway.max_connections, is_debugging)?;
+    let constants = Constants { is_debugging, has_veth: found.has_veth };
+    let mut ebpf = load(pin_dir, gateway.max_connections, constants)?;
     let program = program(&mut ebpf)?;
     program.load().map_err(explain_rejection)?;
     remove_other_links(pin_dir, &gateway.interfaces)?;
     let mut interfaces = Vec::new();
     for name in &gateway.interfaces {
-        let before = attached.get(name).copied();
+        let before = found.attached.get(name).copied();
         let mode = attach(program, pin_dir, name, gateway.xdp_mode, before)
             .with_context(|| format!("cannot attach the XDP program to {name}"))?;
         info!("XDP is attached to {name} in {mode} mode");
@@ -166,12 +166,20 @@ fn flows(max_connections: u32) -> u32 {
     max_connections * 2 + SPARE_FLOWS
 }
 
+/// What the program is told before it is loaded.
+#[derive(Clone, Copy)]
+struct Constants {
+    is_debugging: bool,
+    has_veth: bool,
+}
+
 /// Reads the object and makes or reopens its tables.
-fn load(pin_dir: &Path, max_connections: u32, is_debugging: bool) -> Result<Ebpf> {
+fn load(pin_dir: &Path, max_connections: u32, constants: Constants) -> Result<Ebpf> {
     EbpfLoader::new()
         .default_map_pin_directory(pin_dir)
         .map_max_entries(ESTABLISHED, flows(max_connections))
-        .override_global("DEBUG_DATAPATH", &u32::from(is_debugging), true)
+        .override_global("DEBUG_DATAPATH", &u32::from(constants.is_debugging), true)
+        .override_global("REDIRECT_BACK", &u32::from(constants.has_veth), true)
         .load(OBJECT)
         .with_context(|| format!("cannot make the tables in {}", pin_dir.display()))
 }

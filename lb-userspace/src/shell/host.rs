@@ -21,12 +21,18 @@ use crate::report::AttachedMode;
 const ANNOUNCEMENTS: u32 = 3;
 const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(200);
 
-/// How XDP programs are attached to the configured interfaces; an error for one that is missing.
-pub async fn attached(
-    network: &Network,
-    gateway: &Gateway,
-) -> Result<BTreeMap<String, AttachedMode>> {
-    let mut modes = BTreeMap::new();
+/// What the data plane has to know of the configured interfaces.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    /// How the XDP programs that are there already are attached.
+    pub attached: BTreeMap<String, AttachedMode>,
+    /// Whether one of them is a virtual Ethernet cable.
+    pub has_veth: bool,
+}
+
+/// Looks the configured interfaces up; an error for one that is missing.
+pub async fn look_at_interfaces(network: &Network, gateway: &Gateway) -> Result<Interfaces> {
+    let mut found = Interfaces::default();
     for name in &gateway.interfaces {
         let Some(interface) = network.interface(name).await? else {
             bail!("gateway.interfaces names {name}, and there is no such interface");
@@ -34,15 +40,16 @@ pub async fn attached(
         if !interface.is_up {
             warn!("{name} is down, or has no carrier");
         }
+        found.has_veth |= interface.is_veth;
         for program in interface.xdp {
             let mode = match program.mode {
                 XdpPlace::Generic => AttachedMode::Generic,
                 XdpPlace::Native | XdpPlace::Hardware => AttachedMode::Native,
             };
-            modes.insert(name.clone(), mode);
+            found.attached.insert(name.clone(), mode);
         }
     }
-    Ok(modes)
+    Ok(found)
 }
 
 /// Lets the interfaces forward. The routing lookup of the XDP program answers only where

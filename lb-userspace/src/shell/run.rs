@@ -38,9 +38,9 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     let control = control::bind(&config.gateway.control_socket)?;
     pinning::prepare(&config.gateway.pin_dir)?;
     let network = Network::open()?;
-    let attached = host::attached(&network, &config.gateway).await?;
+    let interfaces = host::look_at_interfaces(&network, &config.gateway).await?;
     host::let_forward(&config.gateway)?;
-    let mut datapath = bpf::start(&config.gateway, &attached, is_debugging)?;
+    let mut datapath = bpf::start(&config.gateway, &interfaces, is_debugging)?;
     let (events, mut inbox) = mpsc::channel(1024);
     let mut controller = Controller::new(config, &datapath, events.clone(), started)?;
     controller.step(Event::Tick);

@@ -131,7 +131,9 @@ impl Walker {
                     current.is_some_and(|current| flow.generation != *current && flow.generation != 0)
                 };
                 let flows = self.tables.established()?;
-                self.end(&flows, is_meant, decided, asker)
+                self.end(&flows, is_meant, decided, asker)?;
+                // What has been ended and counted once is not to be again.
+                self.disown(&flows, is_meant)
             }
             Job::ResetClients { client, decided, asker } => {
                 let is_meant = |key: &FlowKey<Address>, flow: &Flow<Address>| {

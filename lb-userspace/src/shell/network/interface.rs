@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 
 /// One interface of this host.
@@ -20,6 +20,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is switched on and has a carrier.
     pub is_up: bool,
+    /// Whether it is one end of a virtual Ethernet cable.
+    pub is_veth: bool,
     /// Its addresses of both families.
     pub addresses: Vec<InterfaceAddress>,
     /// The XDP programs on it, whoever attached them.
@@ -87,6 +89,7 @@ pub(super) fn read_interface(
         mac: None,
         mtu: 0,
         is_up,
+        is_veth: false,
         addresses: addresses
             .iter()
             .filter(|message| message.header.index == index)
@@ -103,6 +106,8 @@ pub(super) fn read_interface(
             }
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             interface.mtu = *mtu;
+        } else if let LinkAttribute::LinkInfo(facts) = attribute {
+            interface.is_veth = facts.contains(&LinkInfo::Kind(InfoKind::Veth));
         } else if let LinkAttribute::Xdp(facts) = attribute {
             interface.xdp = read_xdp(facts);
         }

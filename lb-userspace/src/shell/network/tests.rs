@@ -16,6 +16,7 @@ fn interface(name: &str, index: u32, addresses: &[(&str, u8)]) -> Interface {
         mac: None,
         mtu: 1500,
         is_up: true,
+        is_veth: false,
         addresses: addresses.collect(),
         xdp: Vec::new(),
     }
