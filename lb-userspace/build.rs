@@ -27,7 +27,11 @@ fn main() -> ExitCode {
 
 fn build() -> anyhow::Result<()> {
     if env::var_os(INNER).is_some() {
-        let lb_ebpf = Package { name: "lb-ebpf", root_dir: "../lb-ebpf", ..Package::default() };
+        let lb_ebpf = Package {
+            name: "lb-ebpf",
+            root_dir: "../lb-ebpf",
+            ..Package::default()
+        };
         return build_ebpf([lb_ebpf], toolchain());
     }
     // The variable must reach the compiler of `lb-ebpf` alone, and a process cannot safely change
@@ -41,7 +45,10 @@ fn build() -> anyhow::Result<()> {
     let is_worth_reading =
         |line: &&str| !inner.status.success() || !line.starts_with("cargo:warning=   ");
     let output = String::from_utf8_lossy(&inner.stdout);
-    output.lines().filter(is_worth_reading).for_each(|line| println!("{line}"));
+    output
+        .lines()
+        .filter(is_worth_reading)
+        .for_each(|line| println!("{line}"));
     anyhow::ensure!(
         inner.status.success(),
         "it takes a compiler with library source and bpf-linker; `cargo xtask setup` installs both"
@@ -55,7 +62,11 @@ fn toolchain() -> Toolchain<'static> {
         .args(["run", LINKED_TOOLCHAIN, "rustc", "--version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    if is_linked { Toolchain::Custom(LINKED_TOOLCHAIN) } else { Toolchain::Nightly }
+    if is_linked {
+        Toolchain::Custom(LINKED_TOOLCHAIN)
+    } else {
+        Toolchain::Nightly
+    }
 }
 
 /// `PATH`, with the place where `cargo install` puts bpf-linker behind it.
@@ -63,7 +74,9 @@ fn path_with_cargo_bin() -> std::ffi::OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
         let home = env::var_os("HOME").map(PathBuf::from)?;
-        fs::exists(home.join(".cargo")).ok()?.then(|| Path::new(&home).join(".cargo"))
+        fs::exists(home.join(".cargo"))
+            .ok()?
+            .then(|| Path::new(&home).join(".cargo"))
     });
     let places = env::split_paths(&path).chain(cargo_home.map(|home| home.join("bin")));
     env::join_paths(places).unwrap_or(path)

@@ -29,6 +29,9 @@ where
     A: Default,
 {
     fn default() -> Self {
-        Self { address: A::default(), port: [0; 2] }
+        Self {
+            address: A::default(),
+            port: [0; 2],
+        }
     }
 }

@@ -25,7 +25,10 @@ pub fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
 pub fn fold(total: u32) -> u16 {
     let once = (total & 0xffff) + (total >> 16);
     // At most one carry is left after the first fold, so the second cannot overflow.
-    #[expect(clippy::cast_possible_truncation, reason = "the second fold leaves 16 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the second fold leaves 16 bits"
+    )]
     let folded = ((once & 0xffff) + (once >> 16)) as u16;
     folded
 }

@@ -49,7 +49,10 @@ impl Choice {
 
     /// Where the member lives.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the slot is in the lowest bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the slot is in the lowest bits"
+    )]
     pub fn slot(self) -> Slot {
         Slot(self.0 as u16)
     }
@@ -103,7 +106,10 @@ pub fn choose<F: Family, T: Tables<F>>(
             return tables.least_loaded(service.id, service.members, tried);
         }
         Algorithm::RoundRobin => tables.take_turn(service.id),
-        Algorithm::Hash => mix(key.source.mix(0), u32::from(u16::from_be_bytes(key.source_port))),
+        Algorithm::Hash => mix(
+            key.source.mix(0),
+            u32::from(u16::from_be_bytes(key.source_port)),
+        ),
         Algorithm::HashAddress => key.source.mix(0),
     };
     let choice = tables.walk_ring(service.id, service.ring_length, start, tried);
@@ -129,7 +135,9 @@ pub fn walk_ring<F: Family, T: Tables<F>>(
     }
     for step in 0..RING_STEPS {
         let position = start.wrapping_add(step) % length;
-        let Some(index) = tables.ring(service, position) else { break };
+        let Some(index) = tables.ring(service, position) else {
+            break;
+        };
         let choice = tables.consider(Slot::of(service, index), tried);
         if choice.is_good() {
             return choice;
@@ -200,7 +208,10 @@ pub fn turns<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u64 {
 
 /// Whether a probe has cleared every suspicion of a slot.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the controller copies the lower 32 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the controller copies the lower 32 bits"
+)]
 pub fn is_forgiven(suspicions: u64, forgiven: u32) -> bool {
     suspicions as u32 == forgiven
 }
@@ -208,13 +219,21 @@ pub fn is_forgiven(suspicions: u64, forgiven: u32) -> bool {
 /// Whether a backend, or the gateway's connection table, has room for another connection.
 #[inline(always)]
 pub fn has_room<F: Family, T: Tables<F>>(tables: &T, id: BackendId) -> bool {
-    let Some(backend) = tables.backend(id) else { return false };
+    let Some(backend) = tables.backend(id) else {
+        return false;
+    };
     if backend.max_connections == 0 {
         return true;
     }
-    let Some(tally) = tables.backend_tally(id) else { return false };
+    let Some(tally) = tables.backend_tally(id) else {
+        return false;
+    };
     let load = Load::of(&tally, backend.half_reaped, backend.reaped);
     // Half-open connections take no room in the table of the established ones.
-    let taken = if id == BackendId::GATEWAY { load.established } else { load.active() };
+    let taken = if id == BackendId::GATEWAY {
+        load.established
+    } else {
+        load.active()
+    };
     taken < u64::from(backend.max_connections)
 }

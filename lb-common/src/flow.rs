@@ -47,13 +47,19 @@ impl<A: Address> FlowKey<A> {
     /// The flow's sender.
     #[inline(always)]
     pub fn sender(&self) -> Endpoint<A> {
-        Endpoint { address: self.source, port: self.source_port }
+        Endpoint {
+            address: self.source,
+            port: self.source_port,
+        }
     }
 
     /// The flow's receiver.
     #[inline(always)]
     pub fn receiver(&self) -> Endpoint<A> {
-        Endpoint { address: self.destination, port: self.destination_port }
+        Endpoint {
+            address: self.destination,
+            port: self.destination_port,
+        }
     }
 
     /// The key of a flow from `sender` to `receiver`.
@@ -90,7 +96,11 @@ pub enum Direction {
 impl Direction {
     #[inline(always)]
     pub(crate) fn of(number: u8) -> Self {
-        if number == Self::ToBackend as u8 { Self::ToBackend } else { Self::ToClient }
+        if number == Self::ToBackend as u8 {
+            Self::ToBackend
+        } else {
+            Self::ToClient
+        }
     }
 }
 
@@ -131,7 +141,10 @@ pub struct Tick(pub u32);
 impl Tick {
     /// The tick of a kernel clock reading in nanoseconds.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "ticks wrap, and ages are differences")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "ticks wrap, and ages are differences"
+    )]
     pub const fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self((nanoseconds >> 24) as u32)
     }
@@ -208,7 +221,12 @@ impl<A> Flow<A> {
             reserved: 0,
             generation,
             tried: 0,
-            next_hop: NextHop { interface: 0, destination: [0; 6], source: [0; 6], generation: 0 },
+            next_hop: NextHop {
+                interface: 0,
+                destination: [0; 6],
+                source: [0; 6],
+                generation: 0,
+            },
             last_ack: 0,
             last_seen: now,
         }
@@ -241,12 +259,18 @@ impl<A> Flow<A> {
 
     /// The same flow with the generation that no member has: its next packet meets an RST.
     pub fn disowned(self) -> Self {
-        Self { generation: 0, ..self }
+        Self {
+            generation: 0,
+            ..self
+        }
     }
 
     /// The same flow in another phase.
     #[inline(always)]
     pub fn in_phase(self, phase: Phase) -> Self {
-        Self { phase: phase as u8, ..self }
+        Self {
+            phase: phase as u8,
+            ..self
+        }
     }
 }

@@ -38,6 +38,12 @@ pub const SYN_DUPLICATE: Tick = Tick(12);
 /// Positions of a ring that one choice looks at before it takes the least-loaded member instead.
 pub const RING_STEPS: u32 = 8;
 
-const _: () = assert!(MAX_MEMBERS as u32 <= u32::BITS, "tried members are bits of a u32");
+const _: () = assert!(
+    MAX_MEMBERS as u32 <= u32::BITS,
+    "tried members are bits of a u32"
+);
 const _: () = assert!(MAX_SLOTS <= 1 << 16, "a slot is a u16");
-const _: () = assert!(RING_SIZE >= 100 * MAX_MEMBERS as u32, "a Maglev ring must be fine enough");
+const _: () = assert!(
+    RING_SIZE >= 100 * MAX_MEMBERS as u32,
+    "a Maglev ring must be fine enough"
+);

@@ -12,7 +12,12 @@ impl Slot {
     /// The slot of member `index` of `service`.
     #[inline(always)]
     pub const fn of(service: ServiceId, index: u8) -> Self {
-        Self(service.0.wrapping_mul(MAX_MEMBERS as u16).wrapping_add(index as u16))
+        Self(
+            service
+                .0
+                .wrapping_mul(MAX_MEMBERS as u16)
+                .wrapping_add(index as u16),
+        )
     }
 
     /// The service whose row it is in.
@@ -23,6 +28,10 @@ impl Slot {
 
     /// The member's index in its service.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "less than MAX_MEMBERS, itself a u8"
+    )]
     pub const fn index(self) -> u8 {
         (self.0 % MAX_MEMBERS as u16) as u8
     }
@@ -35,7 +44,9 @@ impl Slot {
 
     /// Every slot there is.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..MAX_SLOTS).filter_map(|slot| u16::try_from(slot).ok()).map(Self)
+        (0..MAX_SLOTS)
+            .filter_map(|slot| u16::try_from(slot).ok())
+            .map(Self)
     }
 }
 
@@ -76,7 +87,10 @@ pub struct Member {
 impl Member {
     /// The same member, taking new connections or not.
     pub const fn eligible(self, is_eligible: bool) -> Self {
-        Self { is_eligible: is_eligible as u8, ..self }
+        Self {
+            is_eligible: is_eligible as u8,
+            ..self
+        }
     }
 
     /// Whether it takes new connections.

@@ -44,15 +44,20 @@ impl Decision {
     #[inline(always)]
     fn of(result: Result<Forward, Reason>) -> Self {
         Self(match result {
-            Ok(Forward { interface, slot, direction }) => {
-                u64::from(interface) | u64::from(slot.0) << 32 | (direction as u64) << 48
-            }
+            Ok(Forward {
+                interface,
+                slot,
+                direction,
+            }) => u64::from(interface) | u64::from(slot.0) << 32 | (direction as u64) << 48,
             Err(reason) => Self::REFUSED | u64::from(reason.index()),
         })
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "each part is cut out of the number")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each part is cut out of the number"
+    )]
     fn take(self) -> Option<Result<Forward, Reason>> {
         if self.0 == Self::NONE.0 {
             return None;
@@ -108,7 +113,13 @@ pub fn carry<F: Family, T: Tables<F>>(
 ) -> Option<Result<Forward, Reason>> {
     let key = FlowKey::of(packet);
     let (place, flow) = tables.recall(&key)?;
-    Arrival { tables, packet, key, now }.carry(place, &flow)
+    Arrival {
+        tables,
+        packet,
+        key,
+        now,
+    }
+    .carry(place, &flow)
 }
 
 /// Tells the first and the last packets of our connections from what is not ours, and decides
@@ -120,7 +131,13 @@ pub fn classify<F: Family, T: Tables<F>>(
     now: Tick,
 ) -> Result<Forward, Reason> {
     let key = FlowKey::of(packet);
-    Arrival { tables, packet, key, now }.classify()
+    Arrival {
+        tables,
+        packet,
+        key,
+        now,
+    }
+    .classify()
 }
 
 /// Decides about a packet that no service takes, for `reason`: it is only ours to refuse if its
@@ -153,7 +170,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if self.packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK {
             return self.turn(place, flow).take();
         }
-        self.tables.note(place, self.packet.tcp.acknowledgment(), self.now);
+        self.tables
+            .note(place, self.packet.tcp.acknowledgment(), self.now);
         if flow.next_hop.generation != self.tables.next_hop_generation() {
             return self.find_way(place, flow).take();
         }
@@ -195,7 +213,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// The service at `vip`.
     #[inline(always)]
     fn service(&self, vip: Endpoint<F::Address>) -> Result<Service, Reason> {
-        self.tables.service(&ServiceKey::new(vip)).ok_or(Reason::NotOurs)
+        self.tables
+            .service(&ServiceKey::new(vip))
+            .ok_or(Reason::NotOurs)
     }
 
     /// Finds the next hop of the packet's flow, as the routing tables have it now.
@@ -226,11 +246,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     /// Rewrites the packet for its flow and says where it goes.
     #[inline(always)]
-    fn forward(
-        &mut self,
-        flow: &Flow<F::Address>,
-        next_hop: &NextHop,
-    ) -> Result<Forward, Reason> {
+    fn forward(&mut self, flow: &Flow<F::Address>, next_hop: &NextHop) -> Result<Forward, Reason> {
         let Headers { ethernet, ip, .. } = self.packet;
         if ip.hop_limit() <= 1 {
             return Err(Reason::HopLimit);
@@ -242,6 +258,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         let direction = flow.direction();
         rewrite(self.packet, direction, flow.rewritten);
-        Ok(Forward { interface: next_hop.interface, slot: flow.slot, direction })
+        Ok(Forward {
+            interface: next_hop.interface,
+            slot: flow.slot,
+            direction,
+        })
     }
 }

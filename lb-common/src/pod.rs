@@ -1,5 +1,8 @@
 //! Leave for aya to copy table entries as bytes; the only `unsafe` of this crate.
-#![expect(unsafe_code, reason = "`aya::Pod` promises that any bytes of the size are a valid value")]
+#![expect(
+    unsafe_code,
+    reason = "`aya::Pod` promises that any bytes of the size are a valid value"
+)]
 
 use crate::backend::Backend;
 use crate::flow::{Flow, FlowKey};

@@ -74,7 +74,10 @@ impl Reason {
     /// The reason whose counter has this index.
     #[inline(always)]
     pub fn at(index: u32) -> Self {
-        Self::ALL.get(index as usize).copied().unwrap_or(Self::Inconsistent)
+        Self::ALL
+            .get(index as usize)
+            .copied()
+            .unwrap_or(Self::Inconsistent)
     }
 
     /// Its name in metrics, in `pglb dump counters` and in the documentation.

@@ -16,7 +16,11 @@ pub fn refuse<F: Family>(packet: &mut Headers<'_, F>) {
     let [sequence, acknowledgment, flags] = if tcp.has(Tcp::ACK) {
         [tcp.acknowledgment(), 0, u32::from(Tcp::RST)]
     } else {
-        [0, tcp.sequence().wrapping_add(sequence_length(packet)), u32::from(Tcp::RST | Tcp::ACK)]
+        [
+            0,
+            tcp.sequence().wrapping_add(sequence_length(packet)),
+            u32::from(Tcp::RST | Tcp::ACK),
+        ]
     };
     let [s0, s1] = tcp.source();
     let [d0, d1] = tcp.destination();
@@ -42,7 +46,5 @@ pub fn refuse<F: Family>(packet: &mut Headers<'_, F>) {
 fn sequence_length<F: Family>(packet: &Headers<'_, F>) -> u32 {
     let header = u16::from(packet.tcp.header_length());
     let payload = packet.ip.payload_length().saturating_sub(header);
-    u32::from(payload)
-        + u32::from(packet.tcp.has(Tcp::SYN))
-        + u32::from(packet.tcp.has(Tcp::FIN))
+    u32::from(payload) + u32::from(packet.tcp.has(Tcp::SYN)) + u32::from(packet.tcp.has(Tcp::FIN))
 }

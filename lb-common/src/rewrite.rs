@@ -14,13 +14,19 @@ pub fn rewrite<F: Family>(
 ) {
     let old = match direction {
         Direction::ToBackend => {
-            let old = Endpoint { address: packet.ip.destination(), port: packet.tcp.destination() };
+            let old = Endpoint {
+                address: packet.ip.destination(),
+                port: packet.tcp.destination(),
+            };
             packet.ip.set_destination(new.address);
             packet.tcp.set_destination(new.port);
             old
         }
         Direction::ToClient => {
-            let old = Endpoint { address: packet.ip.source(), port: packet.tcp.source() };
+            let old = Endpoint {
+                address: packet.ip.source(),
+                port: packet.tcp.source(),
+            };
             packet.ip.set_source(new.address);
             packet.tcp.set_source(new.port);
             old

@@ -15,7 +15,10 @@ impl<A> ServiceKey<A> {
     /// The key of the service at `vip`.
     #[inline(always)]
     pub const fn new(vip: Endpoint<A>) -> Self {
-        Self { vip, reserved: [0; 2] }
+        Self {
+            vip,
+            reserved: [0; 2],
+        }
     }
 }
 
@@ -70,12 +73,18 @@ impl Service {
 
     /// The same service, with SYNs held (dropped, so that TCP retries) while no backend is eligible.
     pub const fn holding(self, is_holding: bool) -> Self {
-        Self { is_holding: is_holding as u8, ..self }
+        Self {
+            is_holding: is_holding as u8,
+            ..self
+        }
     }
 
     /// The same service, for the clients of its allow list only.
     pub const fn restricted(self, is_restricted: bool) -> Self {
-        Self { is_restricted: is_restricted as u8, ..self }
+        Self {
+            is_restricted: is_restricted as u8,
+            ..self
+        }
     }
 
     /// How it chooses.

@@ -105,10 +105,5 @@ pub trait Tables<F: Family> {
     fn next_hop_generation(&self) -> u32;
     /// Looks up the next hop from `source` to `destination` in the routing tables; without an
     /// interface when only the kernel can resolve it.
-    fn find_next_hop(
-        &self,
-        source: F::Address,
-        destination: F::Address,
-        next_hop: &mut NextHop,
-    );
+    fn find_next_hop(&self, source: F::Address, destination: F::Address, next_hop: &mut NextHop);
 }

@@ -67,7 +67,9 @@ impl Load {
     #[inline(always)]
     pub fn of(tally: &Tally, half_reaped: u64, reaped: u64) -> Self {
         Self {
-            half_open: tally.half_opened.saturating_sub(tally.half_closed + half_reaped),
+            half_open: tally
+                .half_opened
+                .saturating_sub(tally.half_closed + half_reaped),
             established: tally.established.saturating_sub(tally.ended + reaped),
             given: tally.half_opened,
         }

@@ -138,7 +138,11 @@ impl Ipv4 {
     #[inline(always)]
     fn replace<const N: usize>(&mut self, at: usize, new: [u8; N]) {
         let old: [u8; N] = core::array::from_fn(|i| self.0[at + i]);
-        let sum = checksum::replace([self.0[10], self.0[11]], checksum::sum(&old), checksum::sum(&new));
+        let sum = checksum::replace(
+            [self.0[10], self.0[11]],
+            checksum::sum(&old),
+            checksum::sum(&new),
+        );
         self.0[at..at + N].copy_from_slice(&new);
         [self.0[10], self.0[11]] = sum;
     }
@@ -179,7 +183,8 @@ impl IpHeader for Ipv4 {
 
     #[inline(always)]
     fn payload_length(&self) -> u16 {
-        self.total_length().wrapping_sub(u16::from(self.header_length()))
+        self.total_length()
+            .saturating_sub(u16::from(self.header_length()))
     }
 
     #[inline(always)]
@@ -189,8 +194,26 @@ impl IpHeader for Ipv4 {
         let [l0, l1] = (payload.wrapping_add(20)).to_be_bytes();
         // Don't Fragment, and an identification of 0, which RFC 6864 allows for such packets.
         let mut fresh = [
-            0x45, 0, l0, l1, 0, 0, 0x40, 0, Self::FRESH_HOP_LIMIT, PROTOCOL_TCP, 0, 0, //
-            d0, d1, d2, d3, s0, s1, s2, s3,
+            0x45,
+            0,
+            l0,
+            l1,
+            0,
+            0,
+            0x40,
+            0,
+            Self::FRESH_HOP_LIMIT,
+            PROTOCOL_TCP,
+            0,
+            0, //
+            d0,
+            d1,
+            d2,
+            d3,
+            s0,
+            s1,
+            s2,
+            s3,
         ];
         [fresh[10], fresh[11]] = checksum::finish(checksum::sum(&fresh));
         self.0 = fresh;

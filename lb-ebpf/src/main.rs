@@ -1,15 +1,19 @@
 //! The XDP program: what becomes of each packet.
 //!
 //! The decision is `lb_common::pipeline::decide`, safe and pure; this crate is what it needs
-//! of the kernel: packet pointers (`packet`), tables (`maps`), and below the one place where a
+//! of the kernel: packet pointers (`packet`), tables (`maps`, `tables`), and below the one place where a
 //! decision turns into an XDP action.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "the only way to an atomic addition on this target")]
+#![expect(
+    internal_features,
+    reason = "the only way to an atomic addition on this target"
+)]
 
 mod maps;
 mod packet;
+mod tables;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
@@ -20,8 +24,9 @@ use lb_common::reason::Reason;
 use lb_common::refuse::refuse;
 use lb_common::wire::Headers;
 
-use crate::maps::{KernelTables, count_reason, count_traffic, now};
+use crate::maps::{count_reason, count_traffic, now};
 use crate::packet::{Packet, cut_to_headers, read};
+use crate::tables::KernelTables;
 
 /// No XDP action: the packet belongs to no established connection.
 const UNKNOWN: u32 = u32::MAX;
@@ -64,11 +69,7 @@ fn handle_unknown(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn finish(
-    ctx: &XdpContext,
-    packet: &mut Headers<'_, V4>,
-    result: Result<Forward, Reason>,
-) -> u32 {
+fn finish(ctx: &XdpContext, packet: &mut Headers<'_, V4>, result: Result<Forward, Reason>) -> u32 {
     match result {
         Ok(forward) => send(ctx, &forward),
         Err(reason) => match turn_away(ctx, reason) {
@@ -82,7 +83,11 @@ fn finish(
 #[inline(never)]
 fn answer(ctx: &XdpContext, packet: &mut Headers<'_, V4>) -> u32 {
     refuse(packet);
-    if cut_to_headers(ctx) { maps::send_back(ctx) } else { XDP_DROP }
+    if cut_to_headers(ctx) {
+        maps::send_back(ctx)
+    } else {
+        XDP_DROP
+    }
 }
 
 /// Sends a rewritten packet.

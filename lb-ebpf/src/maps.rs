@@ -1,5 +1,8 @@
-//! Every kernel table, and the pipeline's view of them.
-#![expect(unsafe_code, reason = "map values are raw pointers into memory that the kernel shares")]
+//! Every kernel table, and every access to one that goes through a raw pointer.
+#![expect(
+    unsafe_code,
+    reason = "map values are raw pointers into memory that the kernel shares"
+)]
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
@@ -8,26 +11,23 @@ use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibQuery};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::lpm_trie::{Key as Network, LpmTrie};
+use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::XdpContext;
 use lb_common::backend::Backend;
-use lb_common::choose::{self, Choice, is_forgiven};
-use lb_common::family::V4;
+use lb_common::choose::{self, is_forgiven};
 use lb_common::flow::{Direction, Flow, FlowKey, NextHop, Tick};
 use lb_common::gateway::Gateway;
-use lb_common::limits::{
-    MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, MAX_TRANSIENT_FLOWS,
-};
+use lb_common::limits::{MAX_ALLOWED, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, MAX_TRANSIENT_FLOWS};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::pipeline::Forward;
 use lb_common::reason::Reason;
 use lb_common::service::{Service, ServiceId, ServiceKey};
-use lb_common::tables::{Full, Tables};
 use lb_common::tally::{Milestone, Tally, Traffic};
 use lb_common::wire::PROTOCOL_TCP;
 
-type Address = [u8; 4];
+/// The address family that the tables are for.
+pub(crate) type Address = [u8; 4];
 
 /// The licence as the kernel reads it: the routing lookup is for GPL-compatible programs only.
 #[unsafe(no_mangle)]
@@ -36,35 +36,36 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// Flags of a map whose entries are allocated as they come: a trie can be no other.
 const BPF_F_NO_PREALLOC: u32 = 1;
-const BPF_ANY: u64 = 0;
+/// Insert or replace.
+pub(crate) const BPF_ANY: u64 = 0;
 
 /// Established flows, two for each connection. The controller sets the size when it loads the
 /// program; nothing is ever evicted.
 #[map]
-static ESTABLISHED: HashMap<FlowKey<Address>, Flow<Address>> = HashMap::pinned(2, 0);
+pub(crate) static ESTABLISHED: HashMap<FlowKey<Address>, Flow<Address>> = HashMap::pinned(2, 0);
 /// Half-open and ended flows.
 #[map]
-static TRANSIENT: LruHashMap<FlowKey<Address>, Flow<Address>> =
+pub(crate) static TRANSIENT: LruHashMap<FlowKey<Address>, Flow<Address>> =
     LruHashMap::pinned(MAX_TRANSIENT_FLOWS, 0);
 #[map]
-static SERVICES: HashMap<ServiceKey<Address>, Service> =
+pub(crate) static SERVICES: HashMap<ServiceKey<Address>, Service> =
     HashMap::pinned(MAX_SERVICES as u32, 0);
 /// The allow lists: networks behind the 16-bit number of their service.
 #[map]
-static ALLOWED: LpmTrie<[u8; 6], u8> = LpmTrie::pinned(MAX_ALLOWED, BPF_F_NO_PREALLOC);
+pub(crate) static ALLOWED: LpmTrie<[u8; 6], u8> = LpmTrie::pinned(MAX_ALLOWED, BPF_F_NO_PREALLOC);
 #[map]
-static MEMBERS: Array<Member> = Array::pinned(MAX_SLOTS, 0);
+pub(crate) static MEMBERS: Array<Member> = Array::pinned(MAX_SLOTS, 0);
 #[map]
-static BACKENDS: Array<Backend<Address>> = Array::pinned(MAX_BACKENDS as u32, 0);
+pub(crate) static BACKENDS: Array<Backend<Address>> = Array::pinned(MAX_BACKENDS as u32, 0);
 /// One ring for each service; the last bytes, from `RING_SIZE` on, are not used.
 #[map]
-static RINGS: Array<[u8; 16_384]> = Array::pinned(MAX_SERVICES as u32, 0);
+pub(crate) static RINGS: Array<[u8; 16_384]> = Array::pinned(MAX_SERVICES as u32, 0);
 #[map]
-static TURNS: Array<u64> = Array::pinned(MAX_SERVICES as u32, 0);
+pub(crate) static TURNS: Array<u64> = Array::pinned(MAX_SERVICES as u32, 0);
 #[map]
-static SLOT_TALLIES: Array<Tally> = Array::pinned(MAX_SLOTS, 0);
+pub(crate) static SLOT_TALLIES: Array<Tally> = Array::pinned(MAX_SLOTS, 0);
 #[map]
-static BACKEND_TALLIES: Array<Tally> = Array::pinned(MAX_BACKENDS as u32, 0);
+pub(crate) static BACKEND_TALLIES: Array<Tally> = Array::pinned(MAX_BACKENDS as u32, 0);
 #[map]
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(MAX_SLOTS, 0);
 #[map]
@@ -74,11 +75,6 @@ static GATEWAY: Array<Gateway> = Array::pinned(1, 0);
 /// Slots that have just become suspect, for the controller to probe.
 #[map]
 static SUSPECTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
-
-/// The kernel's tables, while one packet is handled.
-pub(crate) struct KernelTables<'p> {
-    pub(crate) ctx: Option<&'p XdpContext>,
-}
 
 /// Counts a packet that was not forwarded.
 #[inline(always)]
@@ -119,7 +115,11 @@ pub(crate) fn now() -> Tick {
 #[inline(always)]
 pub(crate) fn redirect(interface: u32) -> u32 {
     // SAFETY: the helper takes numbers and checks them.
-    #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "an XDP action")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "an XDP action"
+    )]
     let action = unsafe { bpf_redirect(interface, 0) } as u32;
     action
 }
@@ -195,187 +195,89 @@ fn count_in(tally: Option<*mut Tally>, milestone: u32) {
     }
 }
 
-impl Tables<V4> for KernelTables<'_> {
-    type Place = *mut Flow<Address>;
+/// Where an established flow lies in its table, and what it was when it was found.
+#[inline(always)]
+pub(crate) fn find_established(key: &FlowKey<Address>) -> Option<(Place, Flow<Address>)> {
+    let place = ESTABLISHED.get_ptr_mut(key)?;
+    // SAFETY: the lookup has found the entry, whose memory stays an entry of this map while the
+    // program runs. Another CPU may write it at the same time; every field is a word of its own,
+    // and no decision joins two fields that change.
+    Some((Place(place), unsafe { *place }))
+}
 
-    #[inline(always)]
-    fn recall(&self, key: &FlowKey<Address>) -> Option<(Self::Place, Flow<Address>)> {
-        let place = ESTABLISHED.get_ptr_mut(key)?;
-        // SAFETY: the lookup has found the entry, whose memory stays an entry of this map while
-        // the program runs. Another CPU may write it at the same time; every field is a word of
-        // its own, and no decision joins two fields that change.
-        Some((place, unsafe { *place }))
-    }
+/// Where an established flow lies in its table.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(*mut Flow<Address>);
 
+impl Place {
+    /// Notes a packet of the flow.
     #[inline(always)]
-    fn note(&self, place: Self::Place, last_ack: u32, now: Tick) {
-        // SAFETY: as in `recall`.
+    pub(crate) fn note(self, last_ack: u32, now: Tick) {
+        // SAFETY: as in `find_established`.
         unsafe {
-            (*place).last_ack = last_ack;
+            (*self.0).last_ack = last_ack;
             // The stamp changes 60 times a second at most; a store that changes nothing would
             // still take the cache line from the other CPU.
-            if (*place).last_seen != now {
-                (*place).last_seen = now;
+            if (*self.0).last_seen != now {
+                (*self.0).last_seen = now;
             }
         }
     }
 
+    /// Notes where the flow's packets go.
     #[inline(always)]
-    fn note_next_hop(&self, place: Self::Place, next_hop: NextHop) {
-        // SAFETY: as in `recall`.
-        unsafe { (*place).next_hop = next_hop };
+    pub(crate) fn note_next_hop(self, next_hop: NextHop) {
+        // SAFETY: as in `find_established`.
+        unsafe { (*self.0).next_hop = next_hop };
     }
 
+    /// Notes the flow's FIN.
     #[inline(always)]
-    fn note_fin(&self, place: Self::Place) {
-        // SAFETY: as in `recall`.
-        unsafe { (*place).has_fin = 1 };
+    pub(crate) fn note_fin(self) {
+        // SAFETY: as in `find_established`.
+        unsafe { (*self.0).has_fin = 1 };
     }
+}
 
-    #[inline(always)]
-    fn establish(&self, key: &FlowKey<Address>, flow: &Flow<Address>) -> Result<(), Full> {
-        ESTABLISHED.insert(key, flow, BPF_ANY).map_err(|_| Full)
-    }
+/// Finds a half-open or ended flow.
+#[inline(always)]
+pub(crate) fn find_transient(key: &FlowKey<Address>) -> Option<Flow<Address>> {
+    // SAFETY: as in `find_established`; an evicted entry is read once more at worst.
+    TRANSIENT.get_ptr(key).map(|flow| unsafe { *flow })
+}
 
-    #[inline(always)]
-    fn unestablish(&self, key: &FlowKey<Address>) -> bool {
-        ESTABLISHED.remove(key).is_ok()
-    }
+/// Finds a service.
+#[inline(always)]
+pub(crate) fn find_service(key: &ServiceKey<Address>) -> Option<Service> {
+    // SAFETY: as in `find_established`; the controller replaces entries whole.
+    SERVICES.get_ptr(key).map(|service| unsafe { *service })
+}
 
-    #[inline(always)]
-    fn transient(&self, key: &FlowKey<Address>) -> Option<Flow<Address>> {
-        // SAFETY: as in `recall`; an evicted entry is read once more at worst.
-        TRANSIENT.get_ptr(key).map(|flow| unsafe { *flow })
-    }
+/// Takes a turn of a service. Two CPUs may take the same one: they choose the same member, once.
+#[inline(always)]
+pub(crate) fn take_turn(service: u32) -> u64 {
+    let Some(turns) = TURNS.get_ptr_mut(service) else {
+        return 0;
+    };
+    // SAFETY: as in `find_established`.
+    let turn = unsafe { *turns };
+    add_one(turns);
+    turn
+}
 
-    #[inline(always)]
-    fn remember(&self, key: &FlowKey<Address>, flow: &Flow<Address>) {
-        // An LRU table always makes room; when it cannot, the client's next SYN finds nothing.
-        let _ = TRANSIENT.insert(key, flow, BPF_ANY);
-    }
-
-    #[inline(always)]
-    fn forget(&self, key: &FlowKey<Address>) {
-        // Nothing to remove is what was wanted.
-        let _ = TRANSIENT.remove(key);
-    }
-
-    #[inline(always)]
-    fn service(&self, key: &ServiceKey<Address>) -> Option<Service> {
-        // SAFETY: as in `recall`; the controller replaces entries whole.
-        SERVICES.get_ptr(key).map(|service| unsafe { *service })
-    }
-
-    #[inline(always)]
-    fn is_allowed(&self, service: ServiceId, client: Address) -> bool {
-        let [s0, s1] = service.0.to_be_bytes();
-        let [c0, c1, c2, c3] = client;
-        ALLOWED.get(Network::new(48, [s0, s1, c0, c1, c2, c3])).is_some()
-    }
-
-    #[inline(always)]
-    fn member(&self, slot: Slot) -> Option<Member> {
-        MEMBERS.get(u32::from(slot.0)).copied()
-    }
-
-    #[inline(always)]
-    fn generation(&self, slot: Slot) -> Option<u32> {
-        MEMBERS.get(u32::from(slot.0)).map(|member| member.generation)
-    }
-
-    #[inline(always)]
-    fn backend(&self, id: BackendId) -> Option<Backend<Address>> {
-        BACKENDS.get(u32::from(id.0)).copied()
-    }
-
-    #[inline(always)]
-    fn slot_tally(&self, slot: Slot) -> Option<Tally> {
-        SLOT_TALLIES.get(u32::from(slot.0)).copied()
-    }
-
-    #[inline(always)]
-    fn backend_tally(&self, id: BackendId) -> Option<Tally> {
-        BACKEND_TALLIES.get(u32::from(id.0)).copied()
-    }
-
-    #[inline(always)]
-    fn ring(&self, service: ServiceId, position: u32) -> Option<u8> {
-        RINGS.get(u32::from(service.0))?.get(position as usize).copied()
-    }
-
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "turns wrap")]
-    fn take_turn(&self, service: ServiceId) -> u32 {
-        match TURNS.get_ptr_mut(u32::from(service.0)) {
-            Some(turn) => {
-                // Two CPUs may read the same turn: they then choose the same member, once.
-                // SAFETY: as in `recall`.
-                let now = unsafe { *turn };
-                add_one(turn);
-                now as u32
-            }
-            None => 0,
-        }
-    }
-
-    #[inline(always)]
-    fn consider(&self, slot: Slot, tried: u32) -> Choice {
-        Choice(pglb_consider(u32::from(slot.0), tried))
-    }
-
-    #[inline(always)]
-    fn turns(&self, slot: Slot) -> u64 {
-        pglb_turns(u32::from(slot.0))
-    }
-
-    #[inline(always)]
-    fn walk_ring(&self, service: ServiceId, length: u32, start: u32, tried: u32) -> Choice {
-        Choice(pglb_walk_ring(u32::from(service.0), length, start, tried))
-    }
-
-    #[inline(always)]
-    fn least_loaded(&self, service: ServiceId, members: u8, tried: u32) -> Choice {
-        Choice(pglb_least_loaded(u32::from(service.0), u32::from(members), tried))
-    }
-
-    #[inline(always)]
-    fn has_room(&self, id: BackendId) -> bool {
-        pglb_has_room(u32::from(id.0)) != 0
-    }
-
-    #[inline(always)]
-    fn count(&self, slot: Slot, milestone: Milestone) {
-        pglb_count(u32::from(slot.0), milestone as u32);
-    }
-
-    #[inline(always)]
-    fn suspect(&self, slot: Slot) {
-        let index = u32::from(slot.0);
-        let (Some(member), Some(tally)) = (MEMBERS.get(index), SLOT_TALLIES.get_ptr_mut(index))
-        else {
-            return;
-        };
-        // SAFETY: as in `count_in`.
-        let suspicions = unsafe { &raw mut (*tally).suspicions };
-        // SAFETY: as in `recall`.
-        if is_forgiven(unsafe { *suspicions }, member.forgiven) {
-            add_one(suspicions);
-            // The controller also sees it in the tally; the record only makes it quick.
-            let _ = SUSPECTS.output::<u32>(index, 0);
-        }
-    }
-
-    #[inline(always)]
-    fn next_hop_generation(&self) -> u32 {
-        next_hop_generation()
-    }
-
-    #[inline(always)]
-    fn find_next_hop(&self, source: Address, destination: Address, next_hop: &mut NextHop) {
-        if let Some(ctx) = self.ctx {
-            let [source, destination] = [source, destination].map(u32::from_ne_bytes);
-            ask_routing(ctx, source, destination, next_hop);
-        }
+/// Makes a slot suspect and tells the controller, unless it is suspect already.
+#[inline(always)]
+pub(crate) fn suspect(slot: u32) {
+    let (Some(member), Some(tally)) = (MEMBERS.get(slot), SLOT_TALLIES.get_ptr_mut(slot)) else {
+        return;
+    };
+    // SAFETY: as in `count_in`.
+    let suspicions = unsafe { &raw mut (*tally).suspicions };
+    // SAFETY: as in `find_established`.
+    if is_forgiven(unsafe { *suspicions }, member.forgiven) {
+        add_one(suspicions);
+        // The controller also sees it in the tally; the record only makes it quick.
+        let _ = SUSPECTS.output::<u32>(slot, 0);
     }
 }
 
@@ -383,7 +285,12 @@ impl Tables<V4> for KernelTables<'_> {
 /// down to the next hop's MAC address. The addresses are in network byte order, as numbers: the
 /// kernel does not take the type information of a function with an array as argument.
 #[inline(never)]
-fn ask_routing(ctx: &XdpContext, source: u32, destination: u32, next_hop: &mut NextHop) -> bool {
+pub(crate) fn ask_routing(
+    ctx: &XdpContext,
+    source: u32,
+    destination: u32,
+    next_hop: &mut NextHop,
+) -> bool {
     const AF_INET: u8 = 2;
     // SAFETY: integers and unions of integers, for all of which zeros are valid.
     let mut query: FibQuery = unsafe { core::mem::zeroed() };
@@ -406,34 +313,40 @@ fn ask_routing(ctx: &XdpContext, source: u32, destination: u32, next_hop: &mut N
 }
 
 #[inline(always)]
-fn next_hop_generation() -> u32 {
-    GATEWAY.get(0).map_or(0, |gateway| gateway.next_hop_generation)
+pub(crate) fn next_hop_generation() -> u32 {
+    GATEWAY
+        .get(0)
+        .map_or(0, |gateway| gateway.next_hop_generation)
 }
 
 /// The functions that the verifier checks once, by themselves, and not at every call: that takes
 /// numbers as arguments and as result.
-mod global {
-    #![expect(clippy::cast_possible_truncation, reason = "every caller widens a `u8` or a `u16`")]
+pub(crate) mod global {
+    #![expect(
+        clippy::cast_possible_truncation,
+        reason = "every caller widens a `u8` or a `u16`"
+    )]
 
     use super::*;
+    use crate::tables::KernelTables;
 
     const TABLES: KernelTables<'_> = KernelTables { ctx: None };
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub(super) extern "C" fn pglb_consider(slot: u32, tried: u32) -> u64 {
+    pub(crate) extern "C" fn pglb_consider(slot: u32, tried: u32) -> u64 {
         choose::consider(&TABLES, Slot(slot as u16), tried).0
     }
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub(super) extern "C" fn pglb_turns(slot: u32) -> u64 {
+    pub(crate) extern "C" fn pglb_turns(slot: u32) -> u64 {
         choose::turns(&TABLES, Slot(slot as u16))
     }
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub(super) extern "C" fn pglb_walk_ring(
+    pub(crate) extern "C" fn pglb_walk_ring(
         service: u32,
         length: u32,
         start: u32,
@@ -444,25 +357,30 @@ mod global {
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub(super) extern "C" fn pglb_least_loaded(service: u32, members: u32, tried: u32) -> u64 {
+    pub(crate) extern "C" fn pglb_least_loaded(service: u32, members: u32, tried: u32) -> u64 {
         choose::least_loaded(&TABLES, ServiceId(service as u16), members as u8, tried).0
     }
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub(super) extern "C" fn pglb_has_room(backend: u32) -> u32 {
+    pub(crate) extern "C" fn pglb_has_room(backend: u32) -> u32 {
         u32::from(choose::has_room(&TABLES, BackendId(backend as u16)))
     }
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    pub(super) extern "C" fn pglb_count(slot: u32, milestone: u32) -> u32 {
+    pub(crate) extern "C" fn pglb_count(slot: u32, milestone: u32) -> u32 {
         count_in(SLOT_TALLIES.get_ptr_mut(slot), milestone);
         if let Some(member) = MEMBERS.get(slot) {
-            count_in(BACKEND_TALLIES.get_ptr_mut(u32::from(member.backend.0)), milestone);
+            count_in(
+                BACKEND_TALLIES.get_ptr_mut(u32::from(member.backend.0)),
+                milestone,
+            );
         }
-        count_in(BACKEND_TALLIES.get_ptr_mut(u32::from(BackendId::GATEWAY.0)), milestone);
+        count_in(
+            BACKEND_TALLIES.get_ptr_mut(u32::from(BackendId::GATEWAY.0)),
+            milestone,
+        );
         0
     }
 }
-use global::*;

@@ -1,5 +1,8 @@
 //! From the raw frame to bounds-checked headers: the only arithmetic on packet pointers.
-#![expect(unsafe_code, reason = "packet pointers can only be read after a comparison with the end")]
+#![expect(
+    unsafe_code,
+    reason = "packet pointers can only be read after a comparison with the end"
+)]
 
 use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use aya_ebpf::programs::XdpContext;
@@ -39,14 +42,24 @@ pub(crate) fn read(ctx: &XdpContext) -> Result<Packet<'_>, Reason> {
     }
     if ip_length > Ipv4::LENGTH {
         let ports = at::<[u8; 4]>(ctx, Ethernet::LENGTH + ip_length).ok_or(Reason::Truncated)?;
-        return Ok(Packet::Odd(receiver(ip, [ports[2], ports[3]]), Reason::IpOptions));
+        return Ok(Packet::Odd(
+            receiver(ip, [ports[2], ports[3]]),
+            Reason::IpOptions,
+        ));
     }
     let tcp = at::<Tcp>(ctx, Ethernet::LENGTH + Ipv4::LENGTH).ok_or(Reason::Truncated)?;
     if ip.is_fragment() {
-        return Ok(Packet::Odd(receiver(ip, tcp.destination()), Reason::Fragment));
+        return Ok(Packet::Odd(
+            receiver(ip, tcp.destination()),
+            Reason::Fragment,
+        ));
     }
     let headers = Headers { ethernet, ip, tcp };
-    if headers.is_sound() { Ok(Packet::Plain(headers)) } else { Err(Reason::Truncated) }
+    if headers.is_sound() {
+        Ok(Packet::Plain(headers))
+    } else {
+        Err(Reason::Truncated)
+    }
 }
 
 /// Cuts off what follows the headers of a [`lb_common::refuse`]d packet; tells whether it worked.
@@ -55,7 +68,10 @@ pub(crate) fn read(ctx: &XdpContext) -> Result<Packet<'_>, Reason> {
 pub(crate) fn cut_to_headers(ctx: &XdpContext) -> bool {
     const HEADERS: usize = Ethernet::LENGTH + Ipv4::LENGTH + Tcp::LENGTH;
     let length = ctx.data_end() - ctx.data();
-    #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 2 GiB")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a frame is shorter than 2 GiB"
+    )]
     let surplus = (length - HEADERS) as i32;
     // SAFETY: the context is the one that the kernel handed to the program.
     surplus == 0 || unsafe { bpf_xdp_adjust_tail(ctx.ctx, -surplus) } == 0
@@ -70,7 +86,10 @@ pub(crate) fn length(ctx: &XdpContext) -> u64 {
 #[inline(always)]
 fn receiver(ip: &Ipv4, port: [u8; 2]) -> Endpoint<[u8; 4]> {
     use lb_common::wire::IpHeader;
-    Endpoint { address: ip.destination(), port }
+    Endpoint {
+        address: ip.destination(),
+        port,
+    }
 }
 
 /// The header at `offset`, if the frame is long enough for it.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod command;
 pub mod gateway;
 pub mod namespace;
+pub mod packets;
 pub mod postgres;
 pub mod process;
 pub mod session;

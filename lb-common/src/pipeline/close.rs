@@ -31,7 +31,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(always)]
     fn note_turn(&self, place: T::Place, flow: &Flow<F::Address>) {
         if self.packet.tcp.has(Tcp::ACK) {
-            self.tables.note(place, self.packet.tcp.acknowledgment(), self.now);
+            self.tables
+                .note(place, self.packet.tcp.acknowledgment(), self.now);
         }
         if self.packet.tcp.has(Tcp::FIN) {
             self.tables.note_fin(place);
@@ -54,9 +55,17 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         let opposite_key = self.key.opposite(flow);
         self.tables.unestablish(&self.key);
-        self.tables.unestablish(&opposite_key);
         self.tables.forget(&self.key);
-        self.tables.forget(&opposite_key);
+        // A superseded connection holds no reply tuple: another service's connection may have it
+        // by now, and has another slot.
+        if self
+            .tables
+            .recall(&opposite_key)
+            .is_some_and(|(_, other)| other.slot == flow.slot)
+        {
+            self.tables.unestablish(&opposite_key);
+        }
+        self.forget_opposite(flow);
         Decision::NONE
     }
 
@@ -66,11 +75,14 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     fn end(&self, flow: &Flow<F::Address>, phase: Phase) {
         let opposite_key = self.key.opposite(flow);
         if let Some((_, opposite)) = self.tables.recall(&opposite_key) {
-            self.tables.remember(&opposite_key, &opposite.in_phase(phase));
+            self.tables
+                .remember(&opposite_key, &opposite.in_phase(phase));
         }
         self.tables.remember(&self.key, &flow.in_phase(phase));
-        let [here, there] =
-            [self.tables.unestablish(&self.key), self.tables.unestablish(&opposite_key)];
+        let [here, there] = [
+            self.tables.unestablish(&self.key),
+            self.tables.unestablish(&opposite_key),
+        ];
         let was_there = match flow.direction() {
             Direction::ToBackend => here,
             Direction::ToClient => there,

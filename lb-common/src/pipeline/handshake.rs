@@ -2,7 +2,7 @@
 
 use super::{Arrival, Decision, Forward};
 use crate::family::Family;
-use crate::flow::{Direction, Flow, Phase};
+use crate::flow::{Direction, Flow, FlowKey, Phase};
 use crate::limits::SYN_DUPLICATE;
 use crate::member::BackendId;
 use crate::reason::Reason;
@@ -13,10 +13,7 @@ use crate::wire::Tcp;
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Handles a packet of a half-open or ended connection; `None` when it belongs to it no more.
     #[inline(always)]
-    pub(super) fn advance(
-        &mut self,
-        flow: &Flow<F::Address>,
-    ) -> Option<Result<Forward, Reason>> {
+    pub(super) fn advance(&mut self, flow: &Flow<F::Address>) -> Option<Result<Forward, Reason>> {
         let Some(generation) = self.tables.generation(flow.slot) else {
             return Some(Err(Reason::Inconsistent));
         };
@@ -24,13 +21,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             return self.supersede(flow).take();
         }
         Some(match flow.direction() {
-            Direction::ToBackend => self.from_client(flow),
-            Direction::ToClient => self.from_backend(flow),
+            Direction::ToBackend => self.take_from_client(flow),
+            Direction::ToClient => self.take_from_backend(flow),
         })
     }
 
     #[inline(always)]
-    fn from_client(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
+    fn take_from_client(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
         if self.is_opening() {
             return self.syn_again(flow);
         }
@@ -38,6 +35,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         match flow.phase() {
             Phase::SynSent | Phase::Refused | Phase::SynReceived if is_reset => self.give_up(flow),
             Phase::SynSent | Phase::Refused => return Err(Reason::UnknownSegment),
+            // It took the client so long that another service's connection has the replies.
+            Phase::SynReceived if self.collides(flow.slot) => return Err(Reason::ReplyCollision),
             Phase::SynReceived if self.establish(flow, Milestone::Established) => {}
             Phase::SynReceived => return Err(Reason::TableFull),
             Phase::Reset if !is_reset && !self.establish(flow, Milestone::Resumed) => {
@@ -49,7 +48,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     }
 
     #[inline(always)]
-    fn from_backend(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
+    fn take_from_backend(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
         let is_reset = self.packet.tcp.has(Tcp::RST);
         match flow.phase() {
             Phase::SynSent | Phase::Refused if is_reset => {
@@ -91,10 +90,32 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if tried != 0 {
             self.tables.count(flow.slot, Milestone::HalfClosed);
         }
-        self.tables.forget(&self.key.opposite(flow));
+        self.forget_opposite(flow);
         self.tables.forget(&self.key);
         let service = self.service(self.key.receiver())?;
         self.open(&service, tried)
+    }
+
+    /// The other flow of a half-open or ended connection, unless another connection has taken
+    /// its place.
+    #[inline(always)]
+    fn opposite(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: &Flow<F::Address>,
+    ) -> Option<Flow<F::Address>> {
+        self.tables
+            .transient(key)
+            .filter(|opposite| opposite.slot == flow.slot)
+    }
+
+    /// Forgets the other flow of a half-open or ended connection.
+    #[inline(never)]
+    pub(super) fn forget_opposite(&self, flow: &Flow<F::Address>) {
+        let key = self.key.opposite(flow);
+        if self.opposite(&key, flow).is_some() {
+            self.tables.forget(&key);
+        }
     }
 
     /// The backend has answered the SYN by SYN-ACK.
@@ -102,7 +123,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     fn answered(&mut self, flow: &Flow<F::Address>) -> Decision {
         let client_key = self.key.opposite(flow);
         if let Some(opposite) = self.tables.transient(&client_key) {
-            self.tables.remember(&client_key, &opposite.in_phase(Phase::SynReceived));
+            self.tables
+                .remember(&client_key, &opposite.in_phase(Phase::SynReceived));
         }
         let mut flow = flow.in_phase(Phase::SynReceived);
         flow.last_ack = self.packet.tcp.acknowledgment();
@@ -121,12 +143,17 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     fn withholds_refusal(&self, flow: &Flow<F::Address>) -> bool {
         self.tables.suspect(flow.slot);
         let client_key = self.key.opposite(flow);
-        let Some(opening) = self.tables.transient(&client_key) else { return false };
-        let Ok(service) = self.service(flow.rewritten) else { return false };
+        let Some(opening) = self.tables.transient(&client_key) else {
+            return false;
+        };
+        let Ok(service) = self.service(flow.rewritten) else {
+            return false;
+        };
         let tried = opening.tried | flow.slot.bit();
         let is_another_left = self.choose(&service, &client_key, tried).is_untried();
         if is_another_left {
-            self.tables.remember(&client_key, &opening.in_phase(Phase::Refused));
+            self.tables
+                .remember(&client_key, &opening.in_phase(Phase::Refused));
         }
         is_another_left
     }
@@ -135,10 +162,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn give_up(&self, flow: &Flow<F::Address>) {
         let opposite_key = self.key.opposite(flow);
-        if let Some(opposite) = self.tables.transient(&opposite_key) {
-            self.tables.remember(&opposite_key, &opposite.in_phase(Phase::Ended));
+        if let Some(opposite) = self.opposite(&opposite_key, flow) {
+            self.tables
+                .remember(&opposite_key, &opposite.in_phase(Phase::Ended));
         }
-        self.tables.remember(&self.key, &flow.in_phase(Phase::Ended));
+        self.tables
+            .remember(&self.key, &flow.in_phase(Phase::Ended));
         self.tables.count(flow.slot, Milestone::HalfClosed);
     }
 
@@ -170,12 +199,15 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn establish_opposite(&self, flow: &Flow<F::Address>) -> bool {
         let key = self.key.opposite(flow);
-        let opposite = match self.tables.transient(&key) {
+        let opposite = match self.opposite(&key, flow) {
             Some(opposite) => opposite,
             // It was pushed out of the table; all but its next hop follows from this flow.
             None => self.mirror(flow),
         };
-        let has_room = self.tables.establish(&key, &opposite.in_phase(Phase::Established)).is_ok();
+        let has_room = self
+            .tables
+            .establish(&key, &opposite.in_phase(Phase::Established))
+            .is_ok();
         self.tables.forget(&key);
         has_room
     }

@@ -9,6 +9,7 @@ use crate::reason::Reason;
 use crate::service::Service;
 use crate::tables::Tables;
 use crate::tally::Milestone;
+use crate::wire::IpHeader;
 
 /// How long an unanswered SYN keeps its 4-tuple for itself: a few retries of its client, 4 s.
 const OPENING_TICKS: u32 = 240;
@@ -16,11 +17,7 @@ const OPENING_TICKS: u32 = 240;
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Opens a connection for a SYN; `tried` holds the members that have failed it, as bits.
     #[inline(always)]
-    pub(super) fn open(
-        &mut self,
-        service: &Service,
-        tried: u32,
-    ) -> Result<Forward, Reason> {
+    pub(super) fn open(&mut self, service: &Service, tried: u32) -> Result<Forward, Reason> {
         self.decide_open(service, tried).made()
     }
 
@@ -31,6 +28,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     #[inline(always)]
     fn try_open(&mut self, service: &Service, tried: u32) -> Result<Forward, Reason> {
+        // Before anything is remembered: a SYN that goes nowhere must leave no flow behind.
+        if self.packet.ip.hop_limit() <= 1 {
+            return Err(Reason::HopLimit);
+        }
         if service.is_restricted() && !self.tables.is_allowed(service.id, self.key.source) {
             return Err(Reason::Denied);
         }
@@ -39,7 +40,11 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         let first = self.choose(service, &self.key, tried);
         if !first.is_possible() {
-            return Err(if service.is_holding() { Reason::Held } else { Reason::NoBackend });
+            return Err(if service.is_holding() {
+                Reason::Held
+            } else {
+                Reason::NoBackend
+            });
         }
         if !self.collides(first.slot()) {
             return self.start(first.slot(), tried);
@@ -95,8 +100,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Writes the flow of the replies; tells whether there is a backend to reply.
     #[inline(never)]
     fn remember_reply(&self, slot: Slot) -> bool {
-        let Some(generation) = self.tables.generation(slot) else { return false };
-        let Some(backend) = self.endpoint(slot) else { return false };
+        let Some(generation) = self.tables.generation(slot) else {
+            return false;
+        };
+        let Some(backend) = self.endpoint(slot) else {
+            return false;
+        };
         let key = FlowKey::between(backend, self.key.sender());
         let vip = self.key.receiver();
         // A dead half of an older connection may still lie there.
@@ -116,8 +125,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Whether the backend's replies to this client would look like those of a connection that
     /// the same client port has to the same backend through another service.
     #[inline(never)]
-    fn collides(&self, slot: Slot) -> bool {
-        let Some(backend) = self.endpoint(slot) else { return true };
+    pub(super) fn collides(&self, slot: Slot) -> bool {
+        let Some(backend) = self.endpoint(slot) else {
+            return true;
+        };
         let reply_key = FlowKey::between(backend, self.key.sender());
         let other = match self.tables.recall(&reply_key) {
             Some((_, flow)) => flow,
@@ -134,9 +145,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(always)]
     fn may_go_on(&self, flow: &Flow<F::Address>) -> bool {
         match flow.phase() {
-            Phase::SynSent | Phase::SynReceived => {
-                self.now.since(flow.last_seen) < OPENING_TICKS
-            }
+            Phase::SynSent | Phase::SynReceived => self.now.since(flow.last_seen) < OPENING_TICKS,
             Phase::Established | Phase::Reset => true,
             Phase::Refused | Phase::Ended => false,
         }

@@ -74,7 +74,11 @@ fn backends(tables: &Tables) -> anyhow::Result<Vec<Value>> {
         if backend == Backend::default() {
             continue;
         }
-        let load = Load::of(&tables.backend_tally(id)?, backend.half_reaped, backend.reaped);
+        let load = Load::of(
+            &tables.backend_tally(id)?,
+            backend.half_reaped,
+            backend.reaped,
+        );
         let address = match id {
             BackendId::GATEWAY => json!("gateway"),
             _ => json!(socket_address(backend.endpoint)),
@@ -123,19 +127,25 @@ fn counters(tables: &Tables) -> anyhow::Result<Vec<Value>> {
 
 /// Rows as a table, its columns named by their keys.
 fn render(rows: &[Value]) -> String {
-    let Some(Value::Object(first)) = rows.first() else { return "none\n".to_owned() };
+    let Some(Value::Object(first)) = rows.first() else {
+        return "none\n".to_owned();
+    };
     let names: Vec<String> = first.keys().cloned().collect();
     let columns: Vec<Column<'_>> = names
         .iter()
         .zip(first.values())
         .map(|(name, value)| {
-            let align = if value.is_number() { Align::Right } else { Align::Left };
+            let align = if value.is_number() {
+                Align::Right
+            } else {
+                Align::Left
+            };
             (name.as_str(), align)
         })
         .collect();
-    let cell = |value: &Value| match value {
-        Value::String(text) => Cell::plain(text),
-        other => Cell::plain(other),
+    let cell = |value: &Value| match value.as_str() {
+        Some(text) => Cell::plain(text),
+        None => Cell::plain(value),
     };
     let cells: Vec<Vec<Cell>> = rows
         .iter()
@@ -145,5 +155,7 @@ fn render(rows: &[Value]) -> String {
     let widths = widths(&columns, cells.iter());
     let heading = headings(&columns, clap::builder::styling::Style::new());
     let lines = [&heading].into_iter().chain(&cells);
-    lines.map(|row| line(&columns, &widths, row) + "\n").collect()
+    lines
+        .map(|row| line(&columns, &widths, row) + "\n")
+        .collect()
 }

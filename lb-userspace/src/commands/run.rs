@@ -15,7 +15,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(shell::run::run(&args.host.config, config, args.debug_datapath))?;
+    runtime.block_on(shell::run::run(
+        &args.host.config,
+        config,
+        args.debug_datapath,
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -24,5 +28,7 @@ fn start_log(is_debugging: bool) {
     let level = if is_debugging { "debug" } else { "info" };
     let default = format!("warn,lb_userspace={level},pglb_xdp={level}");
     let environment = env_logger::Env::default().default_filter_or(default);
-    env_logger::Builder::from_env(environment).format_target(false).init();
+    env_logger::Builder::from_env(environment)
+        .format_target(false)
+        .init();
 }

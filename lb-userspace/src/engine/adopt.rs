@@ -36,10 +36,15 @@ fn admin_of(number: u8) -> Admin {
 
 /// What an earlier controller has counted for the whole gateway.
 pub fn gateway_reaped(found: &KernelTables) -> Reaped {
-    found.backends.get(&BackendId::GATEWAY).map_or(Reaped::default(), |gateway| Reaped {
+    let gateway = found
+        .backends
+        .get(&BackendId::GATEWAY)
+        .copied()
+        .unwrap_or_default();
+    Reaped {
         half_open: gateway.half_reaped,
         established: gateway.reaped,
-    })
+    }
 }
 
 impl Engine {
@@ -48,16 +53,19 @@ impl Engine {
     pub(super) fn adopt(&mut self, now: Moment) {
         let old_backends = std::mem::take(&mut self.backends);
         let old_services = std::mem::take(&mut self.services);
-        let total: u32 = self.config.clusters.iter().map(|c| c.backends.len() as u32).sum();
+        let total: usize = self.config.clusters.iter().map(|c| c.backends.len()).sum();
         let mut taken = self.rows_in_use();
         for cluster in &self.config.clusters {
             for backend in &cluster.backends {
-                let old = old_backends.iter().find(|old| old.config.address == backend.address);
-                let place = self.backends.len() as u32;
+                let old = old_backends
+                    .iter()
+                    .find(|old| old.config.address == backend.address);
+                let place = self.backends.len();
                 // The first rounds are spread over the interval, so that backends are not all
                 // asked at the same instant for ever.
                 let first = now + first_pause(&cluster.health, place, total);
-                let adopted = adopt_backend(&self.applied, old, cluster, backend, first, &mut taken);
+                let adopted =
+                    adopt_backend(&self.applied, old, cluster, backend, first, &mut taken);
                 self.backends.push(adopted);
             }
         }
@@ -90,14 +98,20 @@ impl Engine {
         let row = self.applied.services.get(&key).map(|service| service.id);
         let id = row.unwrap_or_else(|| self.free_service_row());
         let mut taken: BTreeSet<Slot> = BTreeSet::new();
-        let in_cluster =
-            |(_, backend): &(usize, &Backend)| backend.cluster == config.cluster;
-        let backends: Vec<(usize, &Backend)> =
-            self.backends.iter().enumerate().filter(in_cluster).collect();
+        let in_cluster = |(_, backend): &(usize, &Backend)| backend.cluster == config.cluster;
+        let backends: Vec<(usize, &Backend)> = self
+            .backends
+            .iter()
+            .enumerate()
+            .filter(in_cluster)
+            .collect();
         let slots = (0..MAX_MEMBERS).map(|index| Slot::of(id, index));
         let slot_of = |backend: &Backend| {
             let is_its = |slot: &Slot| {
-                self.applied.members.get(slot).is_some_and(|member| member.backend == backend.id)
+                self.applied
+                    .members
+                    .get(slot)
+                    .is_some_and(|member| member.backend == backend.id)
             };
             slots.clone().find(is_its)
         };
@@ -137,15 +151,29 @@ impl Engine {
         if let Some(known) = known
             && is_same
         {
-            return Member { backend, ..known.clone() };
+            return Member {
+                backend,
+                ..known.clone()
+            };
         }
-        let stance = if is_same && row.is_eligible() { Stance::Eligible } else { Stance::NoNew };
-        let reaped = Reaped { half_open: row.half_reaped, established: row.reaped };
+        let stance = if is_same && row.is_eligible() {
+            Stance::Eligible
+        } else {
+            Stance::NoNew
+        };
+        let reaped = Reaped {
+            half_open: row.half_reaped,
+            established: row.reaped,
+        };
         Member {
             backend,
             slot,
             // A slot with another backend's flows in it starts a new generation.
-            generation: if is_same { row.generation } else { row.generation + 1 },
+            generation: if is_same {
+                row.generation
+            } else {
+                row.generation + 1
+            },
             verdict: Verdict::new(stance, "not probed yet"),
             served_as: None,
             forgiven: row.forgiven,
@@ -163,7 +191,10 @@ impl Engine {
             .map(|service| service.id)
             .chain(self.services.iter().map(|service| service.id))
             .collect();
-        (0..MAX_SERVICES).map(ServiceId).find(|id| !taken.contains(id)).unwrap_or_default()
+        (0..MAX_SERVICES)
+            .map(ServiceId)
+            .find(|id| !taken.contains(id))
+            .unwrap_or_default()
     }
 }
 
@@ -181,7 +212,9 @@ fn adopt_backend(
         .iter()
         .find(|(id, row)| **id != BackendId::GATEWAY && row.endpoint == here);
     let id = row.map(|(id, _)| *id).unwrap_or_else(|| {
-        let free = (1..MAX_BACKENDS).map(BackendId).find(|id| !taken.contains(id));
+        let free = (1..MAX_BACKENDS)
+            .map(BackendId)
+            .find(|id| !taken.contains(id));
         let free = free.unwrap_or_default();
         taken.insert(free);
         free
@@ -193,12 +226,19 @@ fn adopt_backend(
         config: config.clone(),
         rules: cluster.health.clone(),
         admin: old.map_or_else(|| admin_of(row.admin), |old| old.admin),
-        weight: old.map_or_else(|| (row.has_weight != 0).then_some(row.weight), |old| old.weight),
+        weight: old.map_or_else(
+            || (row.has_weight != 0).then_some(row.weight),
+            |old| old.weight,
+        ),
         health: old.map_or_else(|| HealthState::unknown(first), |old| old.health.clone()),
-        reaped: Reaped { half_open: row.half_reaped, established: row.reaped },
+        reaped: Reaped {
+            half_open: row.half_reaped,
+            established: row.reaped,
+        },
     }
 }
 
-fn first_pause(rules: &config::Health, place: u32, total: u32) -> Duration {
-    rules.fast_interval * place / total.max(1)
+fn first_pause(rules: &config::Health, place: usize, total: usize) -> Duration {
+    let [place, total] = [place, total.max(1)].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    rules.fast_interval / total * place
 }

@@ -16,22 +16,34 @@ impl Engine {
     /// Which backend a new connection of `client` to the service would get, and why; `None` when
     /// there is no such service. `turn` is how many turns a round-robin service has taken.
     pub fn explain(&self, service: &str, client: SocketAddr, turn: u64) -> Option<ExplainReport> {
-        let service = self.services.iter().find(|known| known.config.name == service)?;
+        let service = self
+            .services
+            .iter()
+            .find(|known| known.config.name == service)?;
         let vip = endpoint(service.config.vip);
         let row = self.applied.services.get(&ServiceKey::new(vip))?;
         let tables = self.copy_tables(service, turn);
         let key = FlowKey::between(endpoint(client), vip);
         let choice = choose::choose(&tables, row, &key, 0);
         let is_allowed = service.config.allow.as_ref().is_none_or(|networks| {
-            let SocketAddr::V4(client) = client else { return false };
-            networks.iter().any(|network| network.contains(*client.ip()))
+            let SocketAddr::V4(client) = client else {
+                return false;
+            };
+            networks
+                .iter()
+                .any(|network| network.contains(*client.ip()))
         });
         let chosen = (choice.is_possible() && is_allowed).then(|| choice.slot());
         let candidates = service
             .members
             .iter()
             .map(|member| self.candidate(member, &tables, chosen == Some(member.slot), is_allowed));
-        let of_slot = |slot| service.members.iter().find(|member| Some(member.slot) == slot);
+        let of_slot = |slot| {
+            service
+                .members
+                .iter()
+                .find(|member| Some(member.slot) == slot)
+        };
         Some(ExplainReport {
             service: service.config.name.clone(),
             client,
@@ -86,6 +98,9 @@ impl Engine {
 
     /// The row of a service, to read its turns by.
     pub fn service_row(&self, name: &str) -> Option<lb_common::service::ServiceId> {
-        self.services.iter().find(|service| service.config.name == name).map(|service| service.id)
+        self.services
+            .iter()
+            .find(|service| service.config.name == name)
+            .map(|service| service.id)
     }
 }

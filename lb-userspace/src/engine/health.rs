@@ -51,7 +51,11 @@ struct Schedule {
 impl HealthState {
     /// A backend that was never asked; the first round is due at `first`.
     pub fn unknown(first: Moment) -> Self {
-        let schedule = Schedule { due: first, started: first, is_running: false };
+        let schedule = Schedule {
+            due: first,
+            started: first,
+            is_running: false,
+        };
         Self {
             health: Health::Unknown,
             since: first,
@@ -85,7 +89,11 @@ impl HealthState {
         if self.health != before {
             self.since = now;
         }
-        let pause = if self.is_settled() { rules.interval } else { rules.fast_interval };
+        let pause = if self.is_settled() {
+            rules.interval
+        } else {
+            rules.fast_interval
+        };
         self.round.is_running = false;
         self.round.due = now.max(self.round.started + pause);
         self.watch.due = self.watch.due.max(now);
@@ -174,8 +182,11 @@ impl HealthState {
                 Some(true) | None => None,
             };
             if let Some(in_recovery) = facts.in_recovery {
-                self.role =
-                    Some(if in_recovery { BackendRole::Replica } else { BackendRole::Primary });
+                self.role = Some(if in_recovery {
+                    BackendRole::Replica
+                } else {
+                    BackendRole::Primary
+                });
             }
         }
     }
@@ -203,7 +214,11 @@ impl HealthState {
 fn start(schedule: &mut Schedule, now: Moment) -> bool {
     let is_due = !schedule.is_running && schedule.due <= now;
     if is_due {
-        *schedule = Schedule { due: now, started: now, is_running: true };
+        *schedule = Schedule {
+            due: now,
+            started: now,
+            is_running: true,
+        };
     }
     is_due
 }
@@ -226,8 +241,11 @@ fn worse<'a>(handshake: &'a Outcome, session: Option<&'a Outcome>) -> &'a Outcom
 fn describe(outcome: &Outcome, session_latency: Duration) -> String {
     match outcome {
         Outcome::Up(facts) => {
-            let latency =
-                if session_latency.is_zero() { facts.latency } else { session_latency };
+            let latency = if session_latency.is_zero() {
+                facts.latency
+            } else {
+                session_latency
+            };
             format!("ok {:.1} ms", latency.as_secs_f64() * 1000.0)
         }
         Outcome::Starting { message }

@@ -37,7 +37,10 @@ pub fn endpoint(address: SocketAddr) -> Endpoint<Address> {
         SocketAddr::V4(address) => *address.ip(),
         SocketAddr::V6(address) => address.ip().to_ipv4().unwrap_or(Ipv4Addr::UNSPECIFIED),
     };
-    Endpoint { address: ip.octets(), port: address.port().to_be_bytes() }
+    Endpoint {
+        address: ip.octets(),
+        port: address.port().to_be_bytes(),
+    }
 }
 
 /// An address and port of a packet as a socket address.

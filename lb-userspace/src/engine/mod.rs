@@ -82,7 +82,11 @@ impl Engine {
                 self.adopt(now);
                 effects.push(tell("the configuration was read again"));
             }
-            Event::Probed { backend, handshake, session } => {
+            Event::Probed {
+                backend,
+                handshake,
+                session,
+            } => {
                 self.take_round(backend, &handshake, session.as_ref(), now, &mut effects);
             }
             Event::Watched { backend, session } => {
@@ -98,10 +102,19 @@ impl Engine {
             }
             Event::Suspected(slot) => self.suspect(slot, now, &mut effects),
             Event::Counted(tallies) => self.tallies = tallies,
-            Event::Walked { established, transient, now: tick, before } => {
+            Event::Walked {
+                established,
+                transient,
+                now: tick,
+                before,
+            } => {
                 self.recount(&established, &transient, tick, &before, &mut effects);
             }
-            Event::WasReset { connections, took, asker } => {
+            Event::WasReset {
+                connections,
+                took,
+                asker,
+            } => {
                 self.count_reset(&connections, took, asker, &mut effects);
             }
             Event::NextHopsChanged => {
@@ -117,11 +130,18 @@ impl Engine {
 
     /// When the next [`Event::Tick`] is due.
     pub fn next_deadline(&self) -> Moment {
-        let asks = self.backends.iter().filter_map(|backend| {
-            backend.health.next_deadline(&backend.rules)
-        });
-        let holds = self.services.iter().filter_map(|service| service.hold_ends());
-        asks.chain(holds).chain([self.next_walk]).min().unwrap_or(self.next_walk)
+        let asks = self
+            .backends
+            .iter()
+            .filter_map(|backend| backend.health.next_deadline(&backend.rules));
+        let holds = self
+            .services
+            .iter()
+            .filter_map(|service| service.hold_ends());
+        asks.chain(holds)
+            .chain([self.next_walk])
+            .min()
+            .unwrap_or(self.next_walk)
     }
 
     /// The configuration in force.
@@ -131,7 +151,9 @@ impl Engine {
 
     /// Whether every backend has been probed at least once.
     pub fn is_warm(&self) -> bool {
-        self.backends.iter().all(|backend| backend.health.health != crate::report::Health::Unknown)
+        self.backends
+            .iter()
+            .all(|backend| backend.health.health != crate::report::Health::Unknown)
     }
 
     /// The slots and backends in use, whose tallies count.
@@ -161,14 +183,20 @@ impl Engine {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(place) = self.backends.iter().position(|backend| backend.id == id) else { return };
+        let Some(place) = self.backends.iter().position(|backend| backend.id == id) else {
+            return;
+        };
         let backend = &mut self.backends[place];
         let rules = backend.rules.clone();
         let before = backend.health.health;
         if backend.health.take_round(handshake, session, &rules, now) {
             let state = &backend.health;
-            let text =
-                format!("{} is {} (was {before}): {}", backend.name(), state.health, state.check);
+            let text = format!(
+                "{} is {} (was {before}): {}",
+                backend.name(),
+                state.health,
+                state.check
+            );
             effects.push(Effect::Tell(Weight::Info, text));
         }
         if let Outcome::Misconfigured { message } = handshake {
@@ -186,7 +214,11 @@ impl Engine {
     /// Clears the suspicions that are older than the round that has just gone well. One that came
     /// while it ran is reported again by the kernel's next refused SYN.
     fn forgive(&mut self, place: usize) {
-        for member in self.services.iter_mut().flat_map(|service| &mut service.members) {
+        for member in self
+            .services
+            .iter_mut()
+            .flat_map(|service| &mut service.members)
+        {
             if member.backend == place
                 && let Some(tally) = self.tallies.slots.get(&member.slot)
             {
@@ -199,13 +231,19 @@ impl Engine {
 
     fn suspect(&mut self, slot: Slot, now: Moment, effects: &mut Vec<Effect>) {
         let members = self.services.iter().flat_map(|service| &service.members);
-        let Some(place) = members.filter(|member| member.slot == slot).map(|m| m.backend).next()
+        let Some(place) = members
+            .filter(|member| member.slot == slot)
+            .map(|m| m.backend)
+            .next()
         else {
             return;
         };
         let backend = &mut self.backends[place];
         if !backend.health.is_suspect {
-            let text = format!("{} did not take a connection: probing it now", backend.name());
+            let text = format!(
+                "{} did not take a connection: probing it now",
+                backend.name()
+            );
             effects.push(Effect::Tell(Weight::Info, text));
         }
         backend.health.is_suspect = true;
@@ -222,7 +260,11 @@ impl Engine {
             for (member, verdict) in service.members.iter_mut().zip(verdicts) {
                 let name = self.backends[member.backend].name();
                 if verdict.is_eligible() != member.verdict.is_eligible() {
-                    let word = if verdict.is_eligible() { "eligible" } else { "not eligible" };
+                    let word = if verdict.is_eligible() {
+                        "eligible"
+                    } else {
+                        "not eligible"
+                    };
                     let text = format!(
                         "{name} is {word} for {}: {}",
                         service.config.name, verdict.reason
@@ -246,16 +288,20 @@ impl Engine {
         }
         self.write(now, effects);
         if !superseded.is_empty() {
-            effects.push(Effect::Reset { slots: superseded, asker: None });
+            effects.push(Effect::Reset {
+                slots: superseded,
+                asker: None,
+            });
         }
     }
 
     fn judge_service(&self, at: usize, primary: &Primary, now: Moment) -> Vec<Verdict> {
         let service = &self.services[at];
-        let judge =
-            |member| verdict::judge(&service.config, member, &self.backends, primary, now);
+        let judge = |member| verdict::judge(&service.config, member, &self.backends, primary, now);
         let mut verdicts: Vec<Verdict> = service.members.iter().map(judge).collect();
-        let Service { config, members, .. } = service;
+        let Service {
+            config, members, ..
+        } = service;
         verdict::fall_back(config, &mut verdicts, members, &self.backends, primary);
         verdicts
     }

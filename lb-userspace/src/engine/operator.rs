@@ -26,7 +26,9 @@ impl Engine {
             Request::Maint { backend } => self.set_admin(&backend, Admin::Maint, effects),
             Request::Ready { backend } => self.set_admin(&backend, Admin::Ready, effects),
             Request::Weight { backend, weight } => self.set_weight(&backend, weight, effects),
-            Request::Kill { target: KillTarget::Client(client) } => {
+            Request::Kill {
+                target: KillTarget::Client(client),
+            } => {
                 effects.push(Effect::ResetClients { client, asker });
                 return;
             }
@@ -39,7 +41,10 @@ impl Engine {
                     }
                     // The raised generations must be written before the walk.
                     self.write(now, effects);
-                    effects.push(Effect::Reset { slots, asker: Some(asker) });
+                    effects.push(Effect::Reset {
+                        slots,
+                        asker: Some(asker),
+                    });
                     return;
                 }
                 Err(refusal) => Err(refusal),
@@ -67,12 +72,20 @@ impl Engine {
             [place] => Ok(*place),
             [] => {
                 let names: Vec<String> = self.backends.iter().map(super::Backend::name).collect();
-                Err(format!("there is no backend {reference}; there are {}", names.join(", ")))
+                Err(format!(
+                    "there is no backend {reference}; there are {}",
+                    names.join(", ")
+                ))
             }
             several => {
-                let names: Vec<String> =
-                    several.iter().map(|place| self.backends[*place].name()).collect();
-                Err(format!("{reference} is one of {}: say which", names.join(", ")))
+                let names: Vec<String> = several
+                    .iter()
+                    .map(|place| self.backends[*place].name())
+                    .collect();
+                Err(format!(
+                    "{reference} is one of {}: say which",
+                    names.join(", ")
+                ))
             }
         }
     }
@@ -124,11 +137,21 @@ impl Engine {
         });
         let mut members = services.flat_map(|service| &service.members).peekable();
         if let (KillTarget::Service(name), None) = (target, members.peek()) {
-            let names: Vec<&str> = self.services.iter().map(|s| s.config.name.as_str()).collect();
-            return Err(format!("there is no service {name}; there are {}", names.join(", ")));
+            let names: Vec<&str> = self
+                .services
+                .iter()
+                .map(|s| s.config.name.as_str())
+                .collect();
+            return Err(format!(
+                "there is no service {name}; there are {}",
+                names.join(", ")
+            ));
         }
         let is_meant = |backend: usize| place.is_none_or(|place| place == backend);
-        Ok(members.filter(|member| is_meant(member.backend)).map(|member| member.slot).collect())
+        Ok(members
+            .filter(|member| is_meant(member.backend))
+            .map(|member| member.slot)
+            .collect())
     }
 
     /// Counts the connections that were ended as no longer there.
@@ -143,8 +166,15 @@ impl Engine {
             self.reap(*slot, 0, i64::try_from(*count).unwrap_or(i64::MAX));
         }
         let total: u64 = connections.values().sum();
-        let noun = if total == 1 { "connection" } else { "connections" };
-        let message = format!("{total} {noun} reset in {:.0} ms", took.as_secs_f64() * 1000.0);
+        let noun = if total == 1 {
+            "connection"
+        } else {
+            "connections"
+        };
+        let message = format!(
+            "{total} {noun} reset in {:.0} ms",
+            took.as_secs_f64() * 1000.0
+        );
         if total > 0 {
             effects.push(tell(message.clone()));
         }
@@ -156,7 +186,10 @@ impl Engine {
     /// Takes connections off the count of a slot, its backend and the gateway; negative numbers
     /// put them back.
     pub(super) fn reap(&mut self, slot: Slot, half_open: i64, established: i64) {
-        let members = self.services.iter_mut().flat_map(|service| &mut service.members);
+        let members = self
+            .services
+            .iter_mut()
+            .flat_map(|service| &mut service.members);
         for member in members.filter(|member| member.slot == slot) {
             let backend = &mut self.backends[member.backend];
             for reaped in [&mut member.reaped, &mut backend.reaped, &mut self.reaped] {

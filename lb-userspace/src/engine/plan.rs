@@ -24,13 +24,21 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
             .is_some_and(|before| !member.is_eligible() || before.generation != member.generation)
     };
     let member = |(slot, member): (&_, &_)| Write::Member(*slot, *member);
-    writes.extend(changed().filter(|(slot, member)| stops(slot, member)).map(member));
+    writes.extend(
+        changed()
+            .filter(|(slot, member)| stops(slot, member))
+            .map(member),
+    );
     for (id, backend) in &wanted.backends {
         if applied.backends.get(id) != Some(backend) {
             writes.push(Write::Backend(*id, *backend));
         }
     }
-    writes.extend(changed().filter(|(slot, member)| !stops(slot, member)).map(member));
+    writes.extend(
+        changed()
+            .filter(|(slot, member)| !stops(slot, member))
+            .map(member),
+    );
     for (id, ring) in &wanted.rings {
         if applied.rings.get(id) != Some(ring) {
             writes.push(Write::Ring(*id, ring.clone()));
@@ -43,7 +51,10 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
             writes.push(Write::Service(*key, *service));
         }
     }
-    let gone = applied.services.keys().filter(|key| !wanted.services.contains_key(key));
+    let gone = applied
+        .services
+        .keys()
+        .filter(|key| !wanted.services.contains_key(key));
     writes.extend(gone.map(|key| Write::RemoveService(*key)));
     let removed = applied.allowed.difference(&wanted.allowed);
     writes.extend(removed.map(|(network, length)| Write::Disallow(*network, *length)));

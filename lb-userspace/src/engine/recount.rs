@@ -68,13 +68,20 @@ impl Engine {
         }
         self.correct(&found, before);
         if !dead.is_empty() || !superseded.is_empty() {
-            effects.push(Effect::Remove { established: superseded, transient: dead });
+            effects.push(Effect::Remove {
+                established: superseded,
+                transient: dead,
+            });
         }
     }
 
     fn correct(&mut self, found: &BTreeMap<Slot, (u64, u64)>, before: &Tallies) {
         let mut corrections = Vec::new();
-        for member in self.services.iter_mut().flat_map(|service| &mut service.members) {
+        for member in self
+            .services
+            .iter_mut()
+            .flat_map(|service| &mut service.members)
+        {
             let slot = member.slot;
             let (Some(before), Some(after)) =
                 (before.slots.get(&slot), self.tallies.slots.get(&slot))
@@ -82,10 +89,15 @@ impl Engine {
                 continue;
             };
             let (half_open, established) = found.get(&slot).copied().unwrap_or_default();
-            let Reaped { half_open: half_reaped, established: reaped } = member.reaped;
+            let Reaped {
+                half_open: half_reaped,
+                established: reaped,
+            } = member.reaped;
             let now = Error {
                 half_open: error(
-                    before.half_opened.saturating_sub(before.half_closed + half_reaped),
+                    before
+                        .half_opened
+                        .saturating_sub(before.half_closed + half_reaped),
                     after.half_opened - before.half_opened,
                     after.half_closed - before.half_closed,
                     half_open,
@@ -123,7 +135,11 @@ impl Error {
     /// The part of the error that was there at the last walk as well.
     fn common_with(self, last: Self) -> Self {
         let common = |now: i64, last: i64| {
-            if now.signum() == last.signum() { now.signum() * now.abs().min(last.abs()) } else { 0 }
+            if now.signum() == last.signum() {
+                now.signum() * now.abs().min(last.abs())
+            } else {
+                0
+            }
         };
         Self {
             half_open: common(self.half_open, last.half_open),
@@ -142,5 +158,7 @@ fn error(counted: u64, came: u64, went: u64, found: u64) -> i64 {
 
 /// The flows of a table that go to a backend: one for each connection.
 pub fn client_side(flows: &Flows) -> impl Iterator<Item = (&FlowKey<Address>, &Flow<Address>)> {
-    flows.iter().filter(|(_, flow)| flow.direction() == Direction::ToBackend)
+    flows
+        .iter()
+        .filter(|(_, flow)| flow.direction() == Direction::ToBackend)
 }

@@ -18,9 +18,13 @@ pub fn build(algorithm: Algorithm, shape: &[(u8, u16)]) -> Vec<u8> {
 /// Smooth weighted round robin, as nginx has it: each turn every member gains its weight, and the
 /// one with the most loses the sum. A whole cycle of it is the ring.
 fn take_turns(shape: &[(u8, u16)]) -> Vec<u8> {
-    let divisor = shape.iter().fold(0, |divisor, (_, weight)| gcd(divisor, i64::from(*weight)));
-    let mut weights: Vec<(u8, i64)> =
-        shape.iter().map(|(index, weight)| (*index, i64::from(*weight) / divisor.max(1))).collect();
+    let divisor = shape
+        .iter()
+        .fold(0, |divisor, (_, weight)| gcd(divisor, i64::from(*weight)));
+    let mut weights: Vec<(u8, i64)> = shape
+        .iter()
+        .map(|(index, weight)| (*index, i64::from(*weight) / divisor.max(1)))
+        .collect();
     let mut total: i64 = weights.iter().map(|(_, weight)| weight).sum();
     let most = i64::from(RING_SIZE);
     if total > most {
@@ -33,7 +37,10 @@ fn take_turns(shape: &[(u8, u16)]) -> Vec<u8> {
     let mut credit = vec![0_i64; weights.len()];
     (0..total)
         .filter_map(|_| {
-            credit.iter_mut().zip(&weights).for_each(|(credit, (_, weight))| *credit += weight);
+            credit
+                .iter_mut()
+                .zip(&weights)
+                .for_each(|(credit, (_, weight))| *credit += weight);
             // The first among equals, so that the order is the configuration's.
             let best = (0..credit.len()).rev().max_by_key(|at| credit[*at])?;
             credit[best] -= total;
@@ -49,7 +56,11 @@ fn gcd(a: i64, b: i64) -> i64 {
 /// A Maglev table (Eisenbud et al., NSDI 2016, section 3.4): each member walks its own
 /// permutation of the positions and takes the next free one, as often as its weight allows.
 fn maglev(shape: &[(u8, u16)]) -> Vec<u8> {
-    let heaviest = shape.iter().map(|(_, weight)| u32::from(*weight)).max().unwrap_or(0);
+    let heaviest = shape
+        .iter()
+        .map(|(_, weight)| u32::from(*weight))
+        .max()
+        .unwrap_or(0);
     if heaviest == 0 {
         return Vec::new();
     }
@@ -123,7 +134,9 @@ mod tests {
 
     #[test]
     fn a_cycle_that_does_not_fit_keeps_the_shares() {
-        let shape: Vec<(u8, u16)> = (0..32).map(|index| (index, 997 + u16::from(index))).collect();
+        let shape: Vec<(u8, u16)> = (0..32)
+            .map(|index| (index, 997 + u16::from(index)))
+            .collect();
         let ring = take_turns(&shape);
         assert!(ring.len() <= RING_SIZE as usize);
         assert!((share(&ring, 7) - 1.0 / 32.0).abs() < 0.001);
@@ -141,8 +154,11 @@ mod tests {
     fn losing_a_member_moves_few_of_the_others() {
         let all = maglev(&[(0, 100), (1, 100), (2, 100), (3, 100)]);
         let three = maglev(&[(0, 100), (1, 100), (3, 100)]);
-        let moved =
-            all.iter().zip(&three).filter(|(before, after)| **before != 2 && before != after).count();
+        let moved = all
+            .iter()
+            .zip(&three)
+            .filter(|(before, after)| **before != 2 && before != after)
+            .count();
         assert!(moved < all.len() / 20, "{moved} of {} moved", all.len());
     }
 }

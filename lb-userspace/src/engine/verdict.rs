@@ -29,7 +29,10 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict.
     pub fn new(stance: Stance, reason: impl Into<String>) -> Self {
-        Self { stance, reason: reason.into() }
+        Self {
+            stance,
+            reason: reason.into(),
+        }
     }
 
     /// Whether the member gets new connections.
@@ -60,17 +63,27 @@ pub fn find_primary<'a>(cluster: impl Iterator<Item = (usize, &'a Backend)>) -> 
         })
         .collect();
     let timeline = |backend: &Backend| backend.health.facts.timeline.unwrap_or(0);
-    let highest = candidates.iter().map(|(_, backend)| timeline(backend)).max().unwrap_or(0);
+    let highest = candidates
+        .iter()
+        .map(|(_, backend)| timeline(backend))
+        .max()
+        .unwrap_or(0);
     let origin = |backend: &Backend| backend.health.facts.system_identifier;
-    let is_one_cluster = candidates.windows(2).all(|pair| origin(pair[0].1) == origin(pair[1].1));
-    let ahead: Vec<&(usize, &Backend)> =
-        candidates.iter().filter(|(_, backend)| timeline(backend) == highest).collect();
+    let is_one_cluster = candidates
+        .windows(2)
+        .all(|pair| origin(pair[0].1) == origin(pair[1].1));
+    let ahead: Vec<&(usize, &Backend)> = candidates
+        .iter()
+        .filter(|(_, backend)| timeline(backend) == highest)
+        .collect();
     match ahead.as_slice() {
         [] => Primary::Nobody,
         [(index, _)] if is_one_cluster => Primary::One(*index),
         _ => {
-            let names: Vec<String> =
-                candidates.iter().map(|(_, backend)| backend.config.name.clone()).collect();
+            let names: Vec<String> = candidates
+                .iter()
+                .map(|(_, backend)| backend.config.name.clone())
+                .collect();
             Primary::Conflict(names.join(" and "))
         }
     }
@@ -150,12 +163,7 @@ fn judge_primary(member: &Member, backends: &[Backend], primary: &Primary) -> Ve
     }
 }
 
-fn judge_replica(
-    member: &Member,
-    backends: &[Backend],
-    primary: &Primary,
-    now: Moment,
-) -> Verdict {
+fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary, now: Moment) -> Verdict {
     let backend = &backends[member.backend];
     let state = &backend.health;
     match state.role {
@@ -196,9 +204,10 @@ fn follow(member: &Member, replica: &Backend, primary: &Backend, now: Moment) ->
         return no_new(format!("follows timeline {own}, and {name} is on {its}"));
     }
     match lag(replica, primary) {
-        Some(lag) if lag > replica.rules.max_lag => {
-            no_new(format!("lag {lag} bytes, more than max_lag {}", replica.rules.max_lag))
-        }
+        Some(lag) if lag > replica.rules.max_lag => no_new(format!(
+            "lag {lag} bytes, more than max_lag {}",
+            replica.rules.max_lag
+        )),
         Some(_) | None => Verdict::new(Stance::Eligible, "replica"),
     }
 }
@@ -223,7 +232,9 @@ pub fn fall_back(
     let may_fall_back = service.role == Role::Replica
         && service.fallback == Fallback::Primary
         && !verdicts.iter().any(Verdict::is_eligible)
-        && members.iter().all(|m| backends[m.backend].health.health != Health::Unknown)
+        && members
+            .iter()
+            .all(|m| backends[m.backend].health.health != Health::Unknown)
         && backend.admin == Admin::Ready
         && backend.health.health == Health::Up
         && backend.weight() > 0;

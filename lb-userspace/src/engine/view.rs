@@ -19,14 +19,12 @@ use crate::report::{
 
 impl Engine {
     /// `pglb status`. What the engine does not know of the host is the shell's.
-    pub fn status(
-        &self,
-        interfaces: Vec<InterfaceReport>,
-        pid: u32,
-        now: Moment,
-    ) -> StatusReport {
-        let services: Vec<ServiceReport> =
-            self.services.iter().map(|service| self.service_report(service)).collect();
+    pub fn status(&self, interfaces: Vec<InterfaceReport>, pid: u32, now: Moment) -> StatusReport {
+        let services: Vec<ServiceReport> = self
+            .services
+            .iter()
+            .map(|service| self.service_report(service))
+            .collect();
         StatusReport {
             gateway: GatewayReport {
                 interfaces,
@@ -116,7 +114,12 @@ impl Engine {
 
     /// The connections that a member has at this moment.
     pub(super) fn load(&self, member: &Member) -> Load {
-        let tally = self.tallies.slots.get(&member.slot).copied().unwrap_or_default();
+        let tally = self
+            .tallies
+            .slots
+            .get(&member.slot)
+            .copied()
+            .unwrap_or_default();
         Load::of(&tally, member.reaped.half_open, member.reaped.established)
     }
 
@@ -140,7 +143,9 @@ impl Engine {
                 is_meant.then(|| self.connection(key, flow, of, its, state, now))
             })
             .collect();
-        reports.sort_by(|a, b| (&a.service, &a.backend, a.client).cmp(&(&b.service, &b.backend, b.client)));
+        reports.sort_by(|a, b| {
+            (&a.service, &a.backend, a.client).cmp(&(&b.service, &b.backend, b.client))
+        });
         reports
     }
 
@@ -164,9 +169,8 @@ impl Engine {
 
     /// The service and member that a live flow belongs to.
     fn owner(&self, flow: &Flow<Address>) -> Option<(&Service, &Member)> {
-        let is_its = |member: &&Member| {
-            member.slot == flow.slot && member.generation == flow.generation
-        };
+        let is_its =
+            |member: &&Member| member.slot == flow.slot && member.generation == flow.generation;
         self.services.iter().find_map(|service| {
             let member = service.members.iter().find(is_its)?;
             Some((service, member))
@@ -175,12 +179,16 @@ impl Engine {
 
     /// Whether an operator's word names one of the services.
     pub fn has_service(&self, name: &str) -> bool {
-        self.services.iter().any(|service| service.config.name == name)
+        self.services
+            .iter()
+            .any(|service| service.config.name == name)
     }
 
     /// Whether an operator's word names a backend.
     pub fn has_backend(&self, reference: &BackendRef) -> bool {
-        self.backends.iter().any(|backend| reference.names(&backend.cluster, &backend.config.name))
+        self.backends
+            .iter()
+            .any(|backend| reference.names(&backend.cluster, &backend.config.name))
     }
 }
 

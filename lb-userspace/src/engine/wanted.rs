@@ -27,10 +27,15 @@ impl Engine {
 
     fn wanted(&self, now: Moment) -> KernelTables {
         let mut tables = KernelTables {
-            gateway: Gateway { layout: LAYOUT, next_hop_generation: self.next_hop_generation },
+            gateway: Gateway {
+                layout: LAYOUT,
+                next_hop_generation: self.next_hop_generation,
+            },
             ..KernelTables::default()
         };
-        tables.backends.insert(BackendId::GATEWAY, self.gateway_row());
+        tables
+            .backends
+            .insert(BackendId::GATEWAY, self.gateway_row());
         for backend in &self.backends {
             tables.backends.insert(backend.id, backend_row(backend));
         }
@@ -100,9 +105,13 @@ impl Service {
     /// Follows a change of the eligible members or their weights: another ring, and turns that
     /// count from here, so that a member which was away does not catch up.
     pub(super) fn reshape(&mut self, backends: &[Backend], tallies: &Tallies, now: Moment) {
-        let eligible = self.members.iter().filter(|member| member.verdict.is_eligible());
-        let shape: Vec<(u8, u16)> =
-            eligible.map(|m| (m.slot.index(), backends[m.backend].weight())).collect();
+        let eligible = self
+            .members
+            .iter()
+            .filter(|member| member.verdict.is_eligible());
+        let shape: Vec<(u8, u16)> = eligible
+            .map(|m| (m.slot.index(), backends[m.backend].weight()))
+            .collect();
         self.without_backend_since = match shape.as_slice() {
             [] => self.without_backend_since.or(Some(now)),
             _ => None,
@@ -133,8 +142,15 @@ impl Service {
             (Algorithm::Hash, HashOn::AddressAndPort) => Choice::Hash,
             (Algorithm::Hash, HashOn::Address) => Choice::HashAddress,
         };
-        let highest = self.members.iter().map(|member| member.slot.index() + 1).max();
-        #[expect(clippy::cast_possible_truncation, reason = "a ring has 16,381 positions at most")]
+        let highest = self
+            .members
+            .iter()
+            .map(|member| member.slot.index() + 1)
+            .max();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a ring has 16,381 positions at most"
+        )]
         let ring_length = self.ring.len() as u32;
         ServiceRow::new(self.id, highest.unwrap_or(0), algorithm, ring_length)
             .holding(self.hold_ends().is_some_and(|ends| now < ends))

@@ -49,14 +49,13 @@ pub struct Datapath {
 }
 
 /// Loads the program over the pinned tables, making those that are missing, and attaches it.
-pub fn start(
-    gateway: &Gateway,
-    found: &Interfaces,
-    is_debugging: bool,
-) -> Result<Datapath> {
+pub fn start(gateway: &Gateway, found: &Interfaces, is_debugging: bool) -> Result<Datapath> {
     let pin_dir = gateway.pin_dir.as_path();
     let is_restored = check_layout(pin_dir, gateway.max_connections)?;
-    let constants = Constants { is_debugging, has_veth: found.has_veth };
+    let constants = Constants {
+        is_debugging,
+        has_veth: found.has_veth,
+    };
     let mut ebpf = load(pin_dir, gateway.max_connections, constants)?;
     let program = program(&mut ebpf)?;
     program.load().map_err(explain_rejection)?;
@@ -73,7 +72,12 @@ pub fn start(
     if is_debugging {
         log_events(&mut ebpf)?;
     }
-    Ok(Datapath { tables, interfaces, is_restored, ebpf })
+    Ok(Datapath {
+        tables,
+        interfaces,
+        is_restored,
+        ebpf,
+    })
 }
 
 /// Takes the program off its interfaces and removes every pin. What was not there is no error.
@@ -96,7 +100,10 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
 impl Datapath {
     /// Starts to pass on the slots that have just become suspect; ends with the receiver.
     pub fn watch_suspects(&mut self, sender: Sender<Slot>) -> Result<()> {
-        let map = self.ebpf.take_map("SUSPECTS").context("the program has no queue of suspects")?;
+        let map = self
+            .ebpf
+            .take_map("SUSPECTS")
+            .context("the program has no queue of suspects")?;
         let mut queue = RingBuf::try_from(map)?;
         on_input("suspects", move |wait| {
             while wait(queue.as_fd()) && !sender.is_closed() {
@@ -121,9 +128,14 @@ fn on_input(
 ) -> Result<()> {
     let wait = |fd: BorrowedFd<'_>| {
         let mut files = [PollFd::new(fd, PollFlags::POLLIN)];
-        matches!(poll(&mut files, PollTimeout::from(1000_u16)), Ok(_) | Err(Errno::EINTR))
+        matches!(
+            poll(&mut files, PollTimeout::from(1000_u16)),
+            Ok(_) | Err(Errno::EINTR)
+        )
     };
-    thread::Builder::new().name(name.to_owned()).spawn(move || work(&wait))?;
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || work(&wait))?;
     Ok(())
 }
 
@@ -185,24 +197,29 @@ fn load(pin_dir: &Path, max_connections: u32, constants: Constants) -> Result<Eb
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(PROGRAM).context("the object has no XDP program")?;
+    let program = ebpf
+        .program_mut(PROGRAM)
+        .context("the object has no XDP program")?;
     Ok(program.try_into()?)
 }
 
 /// The kernel's verdict, without the verifier's log of thousands of lines.
 fn explain_rejection(error: ProgramError) -> anyhow::Error {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let last = log.lines().rev().find(|line| !line.starts_with("processed"));
-            anyhow::anyhow!(
-                "the kernel does not accept the XDP program ({io_error}{}); pglb needs Linux 5.15 \
-                 or newer and the capabilities CAP_BPF and CAP_NET_ADMIN",
-                last.map(|line| format!("; {line}")).unwrap_or_default()
-            )
-        }
-        error => anyhow::Error::new(error).context("cannot load the XDP program"),
-    }
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return anyhow::Error::new(error).context("cannot load the XDP program");
+    };
+    let log = verifier_log.to_string();
+    let is_verdict = |line: &&str| !line.starts_with("processed") && !line.trim().is_empty();
+    let verdict = log.lines().rev().find(is_verdict);
+    anyhow::anyhow!(
+        "the kernel does not accept the XDP program ({io_error}{}); pglb needs Linux 5.15 or newer \
+         and the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        verdict.map(|line| format!("; {line}")).unwrap_or_default()
+    )
 }
 
 /// Attaches the program to one interface, or replaces the one that an earlier controller left.
@@ -225,8 +242,14 @@ fn attach(
         }
     }
     let (link, mode) = match wanted {
-        XdpMode::Native => (program.attach(interface, AttachMode::Driver)?, AttachedMode::Native),
-        XdpMode::Generic => (program.attach(interface, AttachMode::Skb)?, AttachedMode::Generic),
+        XdpMode::Native => (
+            program.attach(interface, AttachMode::Driver)?,
+            AttachedMode::Native,
+        ),
+        XdpMode::Generic => (
+            program.attach(interface, AttachMode::Skb)?,
+            AttachedMode::Generic,
+        ),
         XdpMode::Auto => match program.attach(interface, AttachMode::Driver) {
             Ok(link) => (link, AttachedMode::Native),
             Err(native) => {
@@ -262,12 +285,17 @@ fn pins(pin_dir: &Path) -> Result<Vec<(PathBuf, String)>> {
     let entries = match fs::read_dir(pin_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", pin_dir.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", pin_dir.display()));
+        }
     };
     entries
         .map(|entry| {
             let entry = entry?;
-            Ok((entry.path(), entry.file_name().to_string_lossy().into_owned()))
+            Ok((
+                entry.path(),
+                entry.file_name().to_string_lossy().into_owned(),
+            ))
         })
         .collect()
 }

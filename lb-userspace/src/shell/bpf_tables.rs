@@ -242,7 +242,9 @@ fn was_there(removed: Result<(), MapError>) -> Result<bool> {
     match removed {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
             Ok(false)
         }
         Err(error) => Err(error.into()),

@@ -70,13 +70,17 @@ pub fn let_forward(gateway: &Gateway) -> Result<()> {
     write_note(&gateway.control_socket, &before)
 }
 
-const SETTINGS: [(Setting, &str); 2] =
-    [(Setting::Forwarding, "forwarding"), (Setting::AcceptLocal, "accept_local")];
+const SETTINGS: [(Setting, &str); 2] = [
+    (Setting::Forwarding, "forwarding"),
+    (Setting::AcceptLocal, "accept_local"),
+];
 
 /// Puts the interfaces' settings back as they were.
 pub fn restore_settings(gateway: &Gateway) -> Result<()> {
     for (place, old) in read_note(&gateway.control_socket)? {
-        let Some((interface, word)) = place.split_once(' ') else { continue };
+        let Some((interface, word)) = place.split_once(' ') else {
+            continue;
+        };
         let setting = SETTINGS.into_iter().find(|(_, known)| *known == word);
         if let Some((setting, _)) = setting
             && let Err(error) = settings::set(interface, setting, old)

@@ -52,16 +52,27 @@ async fn ask(
     question: Question,
 ) -> Event {
     match (question, target.kind) {
-        (Question::Watch, _) => Event::Watched { backend, session: session.observe(target).await },
+        (Question::Watch, _) => Event::Watched {
+            backend,
+            session: session.observe(target).await,
+        },
         (Question::Round, ProbeKind::Postgres) => {
             let (handshake, observed) = tokio::join!(handshake(target), session.observe(target));
-            Event::Probed { backend, handshake, session: Some(observed) }
+            Event::Probed {
+                backend,
+                handshake,
+                session: Some(observed),
+            }
         }
-        (Question::Round, ProbeKind::Tcp) => {
-            Event::Probed { backend, handshake: handshake(target).await, session: None }
-        }
-        (Question::Round, ProbeKind::None) => {
-            Event::Probed { backend, handshake: Outcome::Up(Facts::default()), session: None }
-        }
+        (Question::Round, ProbeKind::Tcp) => Event::Probed {
+            backend,
+            handshake: handshake(target).await,
+            session: None,
+        },
+        (Question::Round, ProbeKind::None) => Event::Probed {
+            backend,
+            handshake: Outcome::Up(Facts::default()),
+            session: None,
+        },
     }
 }

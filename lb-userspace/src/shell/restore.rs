@@ -10,7 +10,10 @@ use crate::engine::kernel::KernelTables;
 
 /// Reads everything that an earlier controller has written.
 pub fn read(tables: &Tables) -> Result<KernelTables> {
-    let mut found = KernelTables { gateway: tables.gateway()?, ..KernelTables::default() };
+    let mut found = KernelTables {
+        gateway: tables.gateway()?,
+        ..KernelTables::default()
+    };
     for slot in Slot::all() {
         let member = tables.member(slot)?;
         if member.generation > 0 {
@@ -24,7 +27,9 @@ pub fn read(tables: &Tables) -> Result<KernelTables> {
         }
     }
     for (key, service) in tables.services()? {
-        found.rings.insert(service.id, tables.ring(service.id, service.ring_length)?);
+        found
+            .rings
+            .insert(service.id, tables.ring(service.id, service.ring_length)?);
         found.services.insert(key, service);
     }
     found.allowed.extend(tables.allowed()?);

@@ -13,8 +13,8 @@ use tokio::time::sleep_until;
 
 use super::bpf::{self, Datapath};
 use super::bpf_tables::Tables;
-use super::network::changes::watch_changes;
 use super::network::Network;
+use super::network::changes::watch_changes;
 use super::probe::Target;
 use super::prober::{self, Question};
 use super::walker::{self, Job};
@@ -114,7 +114,10 @@ impl Controller {
         let tables = Tables::open(&pin_dir)?;
         let found = restore::read(&tables)?;
         if datapath.is_restored {
-            info!("found the tables of an earlier run in {}", pin_dir.display());
+            info!(
+                "found the tables of an earlier run in {}",
+                pin_dir.display()
+            );
         }
         let report = |(name, mode): &(String, _)| InterfaceReport {
             name: name.clone(),
@@ -210,7 +213,9 @@ impl Controller {
     }
 
     fn ask(&mut self, id: BackendId, question: Question) {
-        let Some(backend) = self.engine.backend(id) else { return };
+        let Some(backend) = self.engine.backend(id) else {
+            return;
+        };
         let target = match target(&backend.config, &backend.rules) {
             Ok(target) => target,
             Err(error) => {
@@ -235,7 +240,9 @@ impl Controller {
             Request::Status => {
                 self.step(Event::Tick);
                 let interfaces = self.interfaces.clone();
-                let report = self.engine.status(interfaces, std::process::id(), self.now());
+                let report = self
+                    .engine
+                    .status(interfaces, std::process::id(), self.now());
                 let _ = reply.send(Response::Status(report));
             }
             Request::Explain { service, client } => {
@@ -243,17 +250,25 @@ impl Controller {
                 let _ = reply.send(self.explain(&service, client));
             }
             Request::Connections { service, backend } => {
-                if let Some(name) = service.as_ref().filter(|name| !self.engine.has_service(name)) {
+                if let Some(name) = service
+                    .as_ref()
+                    .filter(|name| !self.engine.has_service(name))
+                {
                     let message = format!("there is no service {name}");
                     let _ = reply.send(Response::Refused { message });
-                } else if let Some(name) = backend.as_ref().filter(|b| !self.engine.has_backend(b)) {
+                } else if let Some(name) = backend.as_ref().filter(|b| !self.engine.has_backend(b))
+                {
                     let message = format!("there is no backend {name}");
                     let _ = reply.send(Response::Refused { message });
                 } else {
                     self.report_connections(service, backend, reply);
                 }
             }
-            request => {
+            Request::Drain { .. }
+            | Request::Maint { .. }
+            | Request::Ready { .. }
+            | Request::Weight { .. }
+            | Request::Kill { .. } => {
                 let asker = Asker(self.next_asker);
                 self.next_asker += 1;
                 self.waiting.insert(asker, reply);
@@ -278,7 +293,9 @@ impl Controller {
                 service.as_deref(),
                 backend.as_ref(),
             )),
-            Err(error) => Response::Refused { message: format!("{error:#}") },
+            Err(error) => Response::Refused {
+                message: format!("{error:#}"),
+            },
         };
         let _ = reply.send(response);
     }
@@ -288,7 +305,9 @@ impl Controller {
         let turn = row.and_then(|row| self.tables.turn(row).ok()).unwrap_or(0);
         match self.engine.explain(service, client, turn) {
             Some(report) => Response::Explained(report),
-            None => Response::Refused { message: format!("there is no service {service}") },
+            None => Response::Refused {
+                message: format!("there is no service {service}"),
+            },
         }
     }
 
@@ -315,7 +334,9 @@ impl Controller {
     }
 
     async fn serve_metrics(&mut self) -> Result<()> {
-        let Some(address) = self.engine.config().gateway.metrics else { return Ok(()) };
+        let Some(address) = self.engine.config().gateway.metrics else {
+            return Ok(());
+        };
         let listener = metrics_http::bind(address).await?;
         let (sender, page) = watch::channel(String::new());
         tokio::spawn(metrics_http::serve(listener, page));
@@ -331,11 +352,15 @@ impl Controller {
         }
         self.metrics_due = clock::now() + METRICS_INTERVAL;
         let Some(page) = &self.page else { return };
-        let report = self.engine.status(self.interfaces.clone(), std::process::id(), self.now());
+        let report = self
+            .engine
+            .status(self.interfaces.clone(), std::process::id(), self.now());
         match self.tables.reasons() {
             Ok(reasons) => {
-                let reasons: Vec<_> =
-                    reasons.into_iter().map(|(reason, count)| (reason.label(), count)).collect();
+                let reasons: Vec<_> = reasons
+                    .into_iter()
+                    .map(|(reason, count)| (reason.label(), count))
+                    .collect();
                 page.send_replace(metrics::metrics(&report, &reasons));
             }
             Err(error) => warn!("cannot read the counters: {error:#}"),

@@ -77,9 +77,16 @@ struct Walker {
 pub fn start(pin_dir: &Path, events: mpsc::Sender<Event>) -> Result<Sender<Job>> {
     let sender = ResetSender::open().context("cannot open a raw socket to send resets from")?;
     let tables = Tables::open(pin_dir)?;
-    let mut walker = Walker { tables, sender, events, second_calls: Vec::new() };
+    let mut walker = Walker {
+        tables,
+        sender,
+        events,
+        second_calls: Vec::new(),
+    };
     let (jobs, queue) = channel();
-    thread::Builder::new().name("walker".to_owned()).spawn(move || walker.work(&queue))?;
+    thread::Builder::new()
+        .name("walker".to_owned())
+        .spawn(move || walker.work(&queue))?;
     Ok(jobs)
 }
 
@@ -87,12 +94,24 @@ pub fn start(pin_dir: &Path, events: mpsc::Sender<Event>) -> Result<Sender<Job>>
 pub fn job(effect: Effect, slots: Vec<Slot>) -> Option<Job> {
     let decided = clock::now();
     match effect {
-        Effect::Reset { slots, asker } => Some(Job::Reset { slots, decided, asker }),
-        Effect::ResetClients { client, asker } => {
-            Some(Job::ResetClients { client, decided, asker })
-        }
+        Effect::Reset { slots, asker } => Some(Job::Reset {
+            slots,
+            decided,
+            asker,
+        }),
+        Effect::ResetClients { client, asker } => Some(Job::ResetClients {
+            client,
+            decided,
+            asker,
+        }),
         Effect::Walk => Some(Job::Recount(slots)),
-        Effect::Remove { established, transient } => Some(Job::Remove { established, transient }),
+        Effect::Remove {
+            established,
+            transient,
+        } => Some(Job::Remove {
+            established,
+            transient,
+        }),
         Effect::Write(_)
         | Effect::Probe(_)
         | Effect::Watch(_)
@@ -106,7 +125,9 @@ impl Walker {
         loop {
             let now = clock::now();
             let due = self.second_calls.iter().map(|(due, _)| *due).min();
-            let wait = due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(now));
+            let wait = due.map_or(Duration::from_secs(3600), |due| {
+                due.saturating_duration_since(now)
+            });
             match queue.recv_timeout(wait) {
                 Ok(job) => {
                     if let Err(error) = self.run(job) {
@@ -121,21 +142,30 @@ impl Walker {
 
     fn run(&mut self, job: Job) -> Result<()> {
         match job {
-            Job::Reset { slots, decided, asker } => {
+            Job::Reset {
+                slots,
+                decided,
+                asker,
+            } => {
                 let mut generations = HashMap::new();
                 for slot in slots {
                     generations.insert(slot, self.tables.member(slot)?.generation);
                 }
                 let is_meant = |_: &FlowKey<Address>, flow: &Flow<Address>| {
                     let current = generations.get(&flow.slot);
-                    current.is_some_and(|current| flow.generation != *current && flow.generation != 0)
+                    current
+                        .is_some_and(|current| flow.generation != *current && flow.generation != 0)
                 };
                 let flows = self.tables.established()?;
                 self.end(&flows, is_meant, decided, asker)?;
                 // What has been ended and counted once is not to be again.
                 self.disown(&flows, is_meant)
             }
-            Job::ResetClients { client, decided, asker } => {
+            Job::ResetClients {
+                client,
+                decided,
+                asker,
+            } => {
                 let is_meant = |key: &FlowKey<Address>, flow: &Flow<Address>| {
                     flow.generation != 0 && client.names(socket_address(key.sender()).into())
                 };
@@ -158,7 +188,10 @@ impl Walker {
                 let _ = reply.send((self.tables.established()?, self.tables.transient()?));
                 Ok(())
             }
-            Job::Remove { established, transient } => {
+            Job::Remove {
+                established,
+                transient,
+            } => {
                 for key in established {
                     self.tables.remove_established(&key)?;
                 }
@@ -188,13 +221,21 @@ impl Walker {
         }
         let tally = self.sender.send_all(ends.iter().map(|end| end.reset));
         if let Some(error) = tally.first_error {
-            warn!("{} of {} resets could not be sent: {error}", tally.failed, ends.len());
+            warn!(
+                "{} of {} resets could not be sent: {error}",
+                tally.failed,
+                ends.len()
+            );
         }
         let took = clock::now().saturating_duration_since(decided);
         if !ends.is_empty() {
             self.second_calls.push((clock::now() + SECOND_CALL, ends));
         }
-        self.tell(Event::WasReset { connections, took, asker })
+        self.tell(Event::WasReset {
+            connections,
+            took,
+            asker,
+        })
     }
 
     /// Gives flows the generation that no member has, so that their next packet meets an RST.
@@ -208,7 +249,8 @@ impl Walker {
                 self.tables.set_established(*key, flow.disowned())?;
                 let opposite_key = key.opposite(flow);
                 if let Some(opposite) = flows.get(&opposite_key) {
-                    self.tables.set_established(opposite_key, opposite.disowned())?;
+                    self.tables
+                        .set_established(opposite_key, opposite.disowned())?;
                 }
             }
         }
@@ -218,8 +260,9 @@ impl Walker {
     /// Asks those for a segment that may not have taken the RST, because bytes were under way.
     fn call_again(&mut self) {
         let now = clock::now();
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.second_calls).into_iter().partition(|(due, _)| *due <= now);
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.second_calls)
+            .into_iter()
+            .partition(|(due, _)| *due <= now);
         self.second_calls = later;
         for (_, ends) in due {
             self.sender.send_all(ends.iter().map(|end| end.reset));
@@ -233,7 +276,9 @@ impl Walker {
     }
 
     fn tell(&self, event: Event) -> Result<()> {
-        self.events.blocking_send(event).context("the controller is gone")
+        self.events
+            .blocking_send(event)
+            .context("the controller is gone")
     }
 }
 
@@ -249,11 +294,19 @@ fn both_ends(
     let opposite = flows.get(&key.opposite(flow)).copied();
     let answered = opposite.map_or(0, |opposite| opposite.last_ack);
     let to_client = End {
-        reset: Reset { source: vip, destination: client, sequence: flow.last_ack },
+        reset: Reset {
+            source: vip,
+            destination: client,
+            sequence: flow.last_ack,
+        },
         acknowledgment: answered,
     };
     let to_backend = opposite.map(|opposite| End {
-        reset: Reset { source: client, destination: backend, sequence: opposite.last_ack },
+        reset: Reset {
+            source: client,
+            destination: backend,
+            sequence: opposite.last_ack,
+        },
         acknowledgment: flow.last_ack,
     });
     [to_client].into_iter().chain(to_backend)

@@ -1,0 +1,270 @@
+//! How a connection ends, and what comes after.
+
+use lb_common::flow::Phase;
+use lb_common::reason::Reason;
+use pglb_tests::packets::{ACK, FIN, RST, SYN, Segment};
+
+use crate::world::{Connection, SECOND, World, backend, client, key, slot, vip};
+
+fn keys(connection: &Connection) -> [lb_common::flow::FlowKey<[u8; 4]>; 2] {
+    [
+        key(connection.client, connection.vip),
+        key(connection.backend, connection.client),
+    ]
+}
+
+#[test]
+fn a_connection_ends_with_the_second_fin_and_its_last_ack_still_passes() {
+    let mut world = World::of(1);
+    let connection = world.establish(client(0), vip(0));
+    world.send(&connection.up().flags(FIN | ACK)).unwrap();
+    assert_eq!(
+        world.load(connection.slot),
+        (0, 1),
+        "one end may still talk"
+    );
+    assert!(world.send(&connection.down().data(b"last words")).is_ok());
+    world.send(&connection.down().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 0));
+    for key in keys(&connection) {
+        assert_eq!(world.phase(&key), Some((Phase::Ended, false)));
+    }
+    let last = connection.up();
+    assert_eq!(world.send(&last).unwrap().segment, last.to(backend(1)));
+    // So do repeated FINs, which are not counted again.
+    world.send(&connection.up().flags(FIN | ACK)).unwrap();
+    world.send(&connection.down().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.tally(connection.slot).ended, 1);
+}
+
+#[test]
+fn a_fin_that_is_repeated_ends_nothing() {
+    let mut world = World::of(1);
+    let connection = world.establish(client(0), vip(0));
+    for _ in 0..3 {
+        world.send(&connection.up().flags(FIN | ACK)).unwrap();
+    }
+    assert_eq!(world.load(connection.slot), (0, 1));
+}
+
+#[test]
+fn a_backend_that_closes_first_ends_a_connection_the_same_way() {
+    let mut world = World::of(1);
+    let connection = world.establish(client(0), vip(0));
+    world.send(&connection.down().flags(FIN | ACK)).unwrap();
+    world.send(&connection.up()).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 1));
+    world.send(&connection.up().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 0));
+    assert!(world.send(&connection.down()).is_ok());
+}
+
+#[test]
+fn ends_that_close_at_the_same_time_both_get_their_last_ack() {
+    let mut world = World::of(1);
+    let connection = world.establish(client(0), vip(0));
+    // Each FIN is on its way before the other has arrived; neither acknowledges the other.
+    world.send(&connection.up().flags(FIN | ACK)).unwrap();
+    world.send(&connection.down().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.tally(connection.slot).ended, 1);
+    let (up, down) = (connection.up().ack(7_002), connection.down().ack(1_002));
+    assert_eq!(world.send(&up).unwrap().segment, up.to(backend(1)));
+    assert_eq!(world.send(&down).unwrap().segment, down.from(vip(0)));
+}
+
+#[test]
+fn a_fin_on_the_very_first_ack_counts() {
+    let mut world = World::of(1);
+    let connection = world.open_half(client(0), vip(0));
+    world.send(&connection.up().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 1));
+    world.send(&connection.down().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 0));
+}
+
+#[test]
+fn an_rst_of_either_end_ends_a_connection_and_reaches_the_other() {
+    for is_client in [true, false] {
+        let mut world = World::of(1);
+        let connection = world.establish(client(0), vip(0));
+        let (reset, expected) = match is_client {
+            true => (
+                connection.up().flags(RST),
+                connection.up().flags(RST).to(backend(1)),
+            ),
+            false => (
+                connection.down().flags(RST),
+                connection.down().flags(RST).from(vip(0)),
+            ),
+        };
+        assert_eq!(world.send(&reset).unwrap().segment, expected);
+        assert_eq!(world.load(connection.slot), (0, 0));
+        assert_eq!(
+            world.send(&reset).unwrap().segment,
+            expected,
+            "a repeated one passes"
+        );
+        assert_eq!(world.tally(connection.slot).ended, 1);
+    }
+}
+
+#[test]
+fn ends_that_talk_on_after_a_forged_rst_have_their_connection_back() {
+    for is_client in [true, false] {
+        let mut world = World::of(1);
+        let connection = world.establish(client(0), vip(0));
+        world.send(&connection.up().flags(RST)).unwrap();
+        assert_eq!(world.load(connection.slot), (0, 0));
+        let segment = if is_client {
+            connection.up()
+        } else {
+            connection.down()
+        };
+        assert!(world.send(&segment.data(b"still here")).is_ok());
+        assert_eq!(world.load(connection.slot), (0, 1));
+        for key in keys(&connection) {
+            assert_eq!(world.phase(&key), Some((Phase::Established, true)));
+        }
+        assert!(world.send(&connection.up()).is_ok());
+        assert!(world.send(&connection.down()).is_ok());
+        // The next end is the end of this connection, and counted as one.
+        world.close(&connection);
+        assert_eq!(world.load(connection.slot), (0, 0));
+        assert_eq!(world.tally(connection.slot).half_opened, 1);
+    }
+}
+
+#[test]
+fn a_connection_that_comes_back_finds_the_table_full_like_any_other() {
+    let mut world = World::of(1);
+    world.limit_gateway(1);
+    let first = world.establish(client(0), vip(0));
+    world.send(&first.up().flags(RST)).unwrap();
+    world.establish(client(1), vip(0));
+    assert_eq!(world.send(&first.up()).unwrap_err(), Reason::TableFull);
+    assert_eq!(world.load(slot(0, 0)), (0, 1));
+}
+
+#[test]
+fn a_syn_on_a_live_connection_goes_to_its_backend_and_moves_nothing() {
+    let mut world = World::of(3);
+    let connection = world.establish(client(0), vip(0));
+    let before = world.tables.established_flows();
+    for _ in 0..5 {
+        world.wait(SECOND);
+        let syn = Segment::syn(client(0), vip(0)).sequence(4_000_000);
+        assert_eq!(
+            world.send(&syn).unwrap().segment,
+            syn.to(connection.backend)
+        );
+    }
+    assert_eq!(
+        world.tables.established_flows(),
+        before,
+        "not even the numbers"
+    );
+    // The backend answers with a challenge ACK, which the real client ignores.
+    assert!(world.send(&connection.down()).is_ok());
+    assert!(world.send(&connection.up().data(b"select 1")).is_ok());
+}
+
+#[test]
+fn a_syn_of_a_backend_changes_nothing() {
+    let mut world = World::of(1);
+    let connection = world.establish(client(0), vip(0));
+    for flags in [SYN, SYN | ACK] {
+        assert!(world.send(&connection.down().flags(flags)).is_ok());
+    }
+    assert_eq!(world.load(connection.slot), (0, 1));
+}
+
+#[test]
+fn a_syn_after_the_clients_fin_opens_the_next_connection() {
+    let mut world = World::of(2);
+    let old = world.establish(client(0), vip(0));
+    world.send(&old.up().flags(FIN | ACK)).unwrap();
+    let new = world.establish(client(0), vip(0));
+    assert_eq!(world.load(slot(0, 0)).1 + world.load(slot(0, 1)).1, 1);
+    assert_eq!(world.tally(old.slot).ended, 1);
+    let answer = new.down().data(b"1");
+    assert_eq!(world.send(&answer).unwrap().segment, answer.from(vip(0)));
+}
+
+#[test]
+fn a_syn_after_the_backends_fin_alone_still_goes_to_the_backend() {
+    let mut world = World::of(2);
+    let connection = world.establish(client(0), vip(0));
+    world.send(&connection.down().flags(FIN | ACK)).unwrap();
+    assert_eq!(world.open(client(0), vip(0)).backend, connection.backend);
+    assert_eq!(world.load(connection.slot), (0, 1));
+}
+
+#[test]
+fn a_port_is_used_again_after_an_end_of_any_kind() {
+    type End = fn(&mut World, &Connection);
+    let ends: [(&str, End); 5] = [
+        ("FINs", |world, connection| world.close(connection)),
+        ("the client's RST", |world, it| {
+            drop(world.send(&it.up().flags(RST)).unwrap())
+        }),
+        ("the backend's RST", |world, it| {
+            drop(world.send(&it.down().flags(RST)).unwrap())
+        }),
+        ("a raised generation", |world, connection| {
+            world.supersede(connection.slot)
+        }),
+        ("the client's FIN", |world, it| {
+            drop(world.send(&it.up().flags(FIN | ACK)).unwrap())
+        }),
+    ];
+    for (what, end) in ends {
+        let mut world = World::of(2);
+        for _ in 0..4 {
+            let connection = world.establish(client(0), vip(0));
+            for segment in [
+                connection.up().data(b"ping"),
+                connection.down().data(b"pong"),
+            ] {
+                assert!(world.send(&segment).is_ok(), "after {what}");
+            }
+            end(&mut world, &connection);
+        }
+        let opened: u64 = [0, 1]
+            .map(|index| world.tally(slot(0, index)).established)
+            .iter()
+            .sum();
+        assert_eq!(opened, 4, "after {what}");
+        assert!(world.tables.established_flows().len() <= 2, "after {what}");
+    }
+}
+
+#[test]
+fn a_port_is_used_again_while_its_connection_was_half_open_and_superseded() {
+    let mut world = World::of(2);
+    let old = world.open(client(0), vip(0));
+    world.supersede(old.slot);
+    let new = world.establish(client(0), vip(0));
+    assert_eq!(world.load(new.slot).1, 1);
+}
+
+#[test]
+fn a_half_left_in_the_table_does_not_harm_the_next_connection() {
+    // As when the controller has removed one flow of a connection and not yet the other.
+    let mut world = World::of(1);
+    let old = world.establish(client(0), vip(0));
+    world.supersede(old.slot);
+    let mut tables = world.tables.clone();
+    tables.established_size = 0;
+    let left = world.tables.established_flows();
+    world = World {
+        tables: World::of(1).tables,
+        now: world.now,
+    };
+    world.supersede(old.slot);
+    let [_, down] = keys(&old);
+    world.tables.set_established(down, left[&down]);
+
+    let new = world.establish(client(0), vip(0));
+    let answer = new.down().data(b"1");
+    assert_eq!(world.send(&answer).unwrap().segment, answer.from(vip(0)));
+}

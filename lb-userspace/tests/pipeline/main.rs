@@ -1,0 +1,9 @@
+//! The packet's story on the host: what becomes of each kind of packet, and what no sequence of packets can break.
+
+mod accounting;
+mod choosing;
+mod closing;
+mod opening;
+mod refusing;
+mod rewriting;
+mod world;
