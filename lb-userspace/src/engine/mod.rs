@@ -189,6 +189,7 @@ impl Engine {
         let backend = &mut self.backends[place];
         let rules = backend.rules.clone();
         let before = backend.health.health;
+        let check_before = backend.health.check.clone();
         if backend.health.take_round(handshake, session, &rules, now) {
             let state = &backend.health;
             let text = format!(
@@ -199,7 +200,9 @@ impl Engine {
             );
             effects.push(Effect::Tell(Weight::Info, text));
         }
-        if let Outcome::Misconfigured { message } = handshake {
+        if let Outcome::Misconfigured { message } = handshake
+            && *message != check_before
+        {
             let text = format!(
                 "the probe of {} is misconfigured, and its role is unknown: {message}",
                 backend.name()

@@ -99,10 +99,10 @@ impl Engine {
         let place = self.find(reference)?;
         let backend = &mut self.backends[place];
         if backend.admin == admin {
-            return Ok(format!("{} is {admin} already", backend.name()));
+            return Ok(format!("{} is set to {admin} already", backend.name()));
         }
         backend.admin = admin;
-        let text = format!("{} is {admin} now", backend.name());
+        let text = format!("{} is set to {admin}", backend.name());
         effects.push(tell(format!("{text}, by the operator")));
         Ok(text)
     }

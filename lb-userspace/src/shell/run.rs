@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lb_common::member::BackendId;
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
@@ -216,10 +216,11 @@ impl Controller {
         let Some(backend) = self.engine.backend(id) else {
             return;
         };
-        let target = match target(&backend.config, &backend.rules) {
+        let target = match prober::target(&backend.config, &backend.rules) {
             Ok(target) => target,
             Err(error) => {
-                warn!("{error:#}");
+                // The engine waits for an answer, and room for one is always there.
+                let _ = self.events.try_send(prober::unable(id, question, &error));
                 return;
             }
         };
@@ -366,27 +367,4 @@ impl Controller {
             Err(error) => warn!("cannot read the counters: {error:#}"),
         }
     }
-}
-
-/// Whom to probe. The password is read each time, so that it can be changed without a reload.
-fn target(backend: &config::Backend, rules: &config::Health) -> Result<Target> {
-    let password = rules
-        .password_file
-        .as_deref()
-        .map(|path| {
-            std::fs::read_to_string(path)
-                .map(|text| text.lines().next().unwrap_or_default().to_owned())
-                .with_context(|| format!("cannot read the password file {}", path.display()))
-        })
-        .transpose()?;
-    Ok(Target {
-        address: backend.address,
-        kind: rules.kind,
-        user: rules.user.clone(),
-        database: rules.database.clone(),
-        password,
-        tls: rules.tls,
-        ca_file: rules.ca_file.clone(),
-        timeout: rules.timeout,
-    })
 }
