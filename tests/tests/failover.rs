@@ -16,8 +16,9 @@ use pglb_tests::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The demo's configuration: three failed probes, half a second apart, each given half a second.
-const DETECTION: Duration = Duration::from_millis(3 * 500 + 500);
+/// The demo's configuration, which is the default: fall x interval + timeout, three failed probes a second apart, the
+/// last one given a second.
+const DETECTION: Duration = Duration::from_secs(3 + 1);
 /// A busy machine is not punctual.
 const MARGIN: Duration = Duration::from_millis(500);
 

@@ -191,6 +191,11 @@ impl HealthState {
         }
     }
 
+    /// Whether it has been asked at all.
+    pub fn is_asked(&self) -> bool {
+        self.health != Health::Unknown || self.falls > 0
+    }
+
     /// Whether the last result was good, and nothing speaks against the next one.
     pub fn is_sound(&self) -> bool {
         self.health == Health::Up && self.falls == 0 && !self.is_suspect

@@ -300,7 +300,7 @@ impl Engine {
 
     fn judge_service(&self, at: usize, primary: &Primary, now: Moment) -> Vec<Verdict> {
         let service = &self.services[at];
-        let judge = |member| verdict::judge(&service.config, member, &self.backends, primary, now);
+        let judge = |member| verdict::judge(service, member, &self.backends, primary, now);
         let mut verdicts: Vec<Verdict> = service.members.iter().map(judge).collect();
         let Service {
             config, members, ..
@@ -311,7 +311,9 @@ impl Engine {
 
     fn primary_of(&self, cluster: &str) -> Primary {
         let members = self.backends.iter().enumerate();
-        verdict::find_primary(members.filter(|(_, backend)| backend.cluster == cluster))
+        let cluster: Vec<(usize, &Backend)> =
+            members.filter(|(_, backend)| backend.cluster == cluster).collect();
+        verdict::find_primary(&cluster)
     }
 
     /// Starts the questions that are due.

@@ -2,8 +2,8 @@
 //! place.
 
 use super::Moment;
-use super::model::{Backend, Member};
-use crate::config::{Fallback, Role, Service};
+use super::model::{Backend, Member, Service};
+use crate::config::{self, Fallback, Role};
 use crate::report::{Admin, BackendRole, Health};
 
 /// What becomes of a member's connections.
@@ -48,6 +48,8 @@ pub enum Primary {
     Nobody,
     /// This backend, by its place in the engine's list.
     One(usize),
+    /// Too early to tell: this one has not been asked yet.
+    Unsettled(String),
     /// Several, and nothing to tell which is right: their names.
     Conflict(String),
 }
@@ -55,8 +57,16 @@ pub enum Primary {
 /// Finds the primary of a cluster among its backends: of several the one on the highest timeline,
 /// since only a promotion starts a new one. Servers of different origin, or on one timeline, are
 /// a conflict that only a person can resolve.
-pub fn find_primary<'a>(cluster: impl Iterator<Item = (usize, &'a Backend)>) -> Primary {
+///
+/// Nobody is the primary before everybody has been asked: the one who answers first may be an old
+/// one that nobody has stopped.
+pub fn find_primary(cluster: &[(usize, &Backend)]) -> Primary {
+    if let Some((_, silent)) = cluster.iter().find(|(_, backend)| !backend.health.is_asked()) {
+        return Primary::Unsettled(silent.config.name.clone());
+    }
     let candidates: Vec<(usize, &Backend)> = cluster
+        .iter()
+        .copied()
         .filter(|(_, backend)| {
             backend.health.role == Some(BackendRole::Primary)
                 && !matches!(backend.health.health, Health::Down | Health::Unknown)
@@ -112,9 +122,9 @@ pub fn judge(
         }
         Health::Up => {}
     }
-    let verdict = match service.role {
+    let verdict = match service.config.role {
         Role::Any => Verdict::new(Stance::Eligible, "up"),
-        Role::Primary => judge_primary(member, backends, primary),
+        Role::Primary => judge_primary(service, member, backends, primary),
         Role::Replica => judge_replica(member, backends, primary, now),
     };
     if verdict.stance == Stance::Out {
@@ -138,7 +148,12 @@ fn before(member: &Member, why: &str) -> Verdict {
     }
 }
 
-fn judge_primary(member: &Member, backends: &[Backend], primary: &Primary) -> Verdict {
+fn judge_primary(
+    service: &Service,
+    member: &Member,
+    backends: &[Backend],
+    primary: &Primary,
+) -> Verdict {
     let state = &backends[member.backend].health;
     match (state.role, primary) {
         (None, _) => before(member, &format!("role unknown: {}", state.check)),
@@ -146,8 +161,17 @@ fn judge_primary(member: &Member, backends: &[Backend], primary: &Primary) -> Ve
             Verdict::new(Stance::Out, "lost the primary role")
         }
         (Some(BackendRole::Replica), _) => Verdict::new(Stance::NoNew, "standby"),
+        (Some(BackendRole::Primary), Primary::Unsettled(name)) => {
+            before(member, &format!("primary, and {name} has not been asked yet"))
+        }
         (Some(BackendRole::Primary), Primary::One(index)) if *index == member.backend => {
-            Verdict::new(Stance::Eligible, "primary")
+            match incumbent(service, member, backends) {
+                None => Verdict::new(Stance::Eligible, "primary"),
+                Some(name) => {
+                    let reason = format!("primary, but {name} was it and does not answer yet");
+                    Verdict::new(Stance::NoNew, reason)
+                }
+            }
         }
         (Some(BackendRole::Primary), Primary::One(index)) => {
             let other = &backends[*index];
@@ -161,6 +185,19 @@ fn judge_primary(member: &Member, backends: &[Backend], primary: &Primary) -> Ve
         ),
         (Some(BackendRole::Primary), Primary::Nobody) => before(member, "no primary is up"),
     }
+}
+
+/// Another member that serves as the primary from before a restart and has not said since what
+/// it is: until it has, or is down, nobody takes its place.
+fn incumbent(service: &Service, member: &Member, backends: &[Backend]) -> Option<String> {
+    let is_undecided = |other: &&Member| {
+        let state = &backends[other.backend].health;
+        other.backend != member.backend
+            && other.verdict.is_eligible()
+            && (state.health == Health::Unknown || state.role.is_none())
+    };
+    let other = service.members.iter().find(is_undecided)?;
+    Some(backends[other.backend].config.name.clone())
 }
 
 fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary, now: Moment) -> Verdict {
@@ -177,7 +214,10 @@ fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary, now: 
                 follow(member, backend, &backends[*index], now)
             }
             // Without a primary there is nothing to be behind of: reads go on.
-            Primary::One(_) | Primary::Nobody | Primary::Conflict(_) => {
+            Primary::One(_)
+            | Primary::Nobody
+            | Primary::Conflict(_)
+            | Primary::Unsettled(_) => {
                 Verdict::new(Stance::Eligible, "replica")
             }
         },
@@ -221,7 +261,7 @@ pub fn lag(replica: &Backend, primary: &Backend) -> Option<u64> {
 /// Lets the primary serve a replica service that has no eligible member, once every one of them
 /// has been asked.
 pub fn fall_back(
-    service: &Service,
+    service: &config::Service,
     verdicts: &mut [Verdict],
     members: &[Member],
     backends: &[Backend],
