@@ -7,11 +7,12 @@ use anyhow::Context;
 use super::output;
 use crate::cli::HostArgs;
 use crate::config;
-use crate::shell::{bpf, host, network::Network, pinning};
+use crate::shell::{bpf, host, network::Network, pinning, privileges};
 
 /// Detaches, and says what was taken off.
 pub fn run(args: &HostArgs) -> anyhow::Result<ExitCode> {
     let gateway = config::load(&args.config)?.gateway;
+    privileges::require("detach")?;
     if std::os::unix::net::UnixStream::connect(&gateway.control_socket).is_ok() {
         anyhow::bail!(
             "a controller answers on {}: stop it first, or it would go on without its tables",

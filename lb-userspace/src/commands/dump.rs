@@ -17,11 +17,17 @@ use crate::engine::kernel::socket_address;
 use crate::engine::recount::client_side;
 use crate::render::table::{Align, Cell, Column, headings, line, widths};
 use crate::shell::bpf_tables::Tables;
-use crate::shell::clock;
+use crate::shell::{bpf, clock, privileges};
 
 /// Prints one table, as text or as JSON.
 pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
     let gateway = config::load(&args.host.config)?.gateway;
+    privileges::require("dump")?;
+    anyhow::ensure!(
+        bpf::has_tables(&gateway.pin_dir),
+        "there are no tables in {}: pglb does not run here, or was detached",
+        gateway.pin_dir.display()
+    );
     let tables = Tables::open(&gateway.pin_dir)?;
     let rows = match args.table {
         DumpTable::Services => services(&tables)?,

@@ -311,8 +311,9 @@ impl Engine {
 
     fn primary_of(&self, cluster: &str) -> Primary {
         let members = self.backends.iter().enumerate();
-        let cluster: Vec<(usize, &Backend)> =
-            members.filter(|(_, backend)| backend.cluster == cluster).collect();
+        let cluster: Vec<(usize, &Backend)> = members
+            .filter(|(_, backend)| backend.cluster == cluster)
+            .collect();
         verdict::find_primary(&cluster)
     }
 

@@ -61,7 +61,10 @@ pub enum Primary {
 /// Nobody is the primary before everybody has been asked: the one who answers first may be an old
 /// one that nobody has stopped.
 pub fn find_primary(cluster: &[(usize, &Backend)]) -> Primary {
-    if let Some((_, silent)) = cluster.iter().find(|(_, backend)| !backend.health.is_asked()) {
+    if let Some((_, silent)) = cluster
+        .iter()
+        .find(|(_, backend)| !backend.health.is_asked())
+    {
         return Primary::Unsettled(silent.config.name.clone());
     }
     let candidates: Vec<(usize, &Backend)> = cluster
@@ -161,9 +164,10 @@ fn judge_primary(
             Verdict::new(Stance::Out, "lost the primary role")
         }
         (Some(BackendRole::Replica), _) => Verdict::new(Stance::NoNew, "standby"),
-        (Some(BackendRole::Primary), Primary::Unsettled(name)) => {
-            before(member, &format!("primary, and {name} has not been asked yet"))
-        }
+        (Some(BackendRole::Primary), Primary::Unsettled(name)) => before(
+            member,
+            &format!("primary, and {name} has not been asked yet"),
+        ),
         (Some(BackendRole::Primary), Primary::One(index)) if *index == member.backend => {
             match incumbent(service, member, backends) {
                 None => Verdict::new(Stance::Eligible, "primary"),
@@ -214,10 +218,7 @@ fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary, now: 
                 follow(member, backend, &backends[*index], now)
             }
             // Without a primary there is nothing to be behind of: reads go on.
-            Primary::One(_)
-            | Primary::Nobody
-            | Primary::Conflict(_)
-            | Primary::Unsettled(_) => {
+            Primary::One(_) | Primary::Nobody | Primary::Conflict(_) | Primary::Unsettled(_) => {
                 Verdict::new(Stance::Eligible, "replica")
             }
         },

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::bpf_tables::Tables;
 use super::host::Interfaces;
+use super::pinning;
 use crate::config::{Gateway, XdpMode};
 use crate::report::AttachedMode;
 
@@ -48,14 +49,31 @@ pub struct Datapath {
     ebpf: Ebpf,
 }
 
-/// Loads the program over the pinned tables, making those that are missing, and attaches it.
+/// Loads the program over the pinned tables, making those that are missing, and attaches it. A
+/// start that fails leaves nothing behind that was not there before.
 pub fn start(gateway: &Gateway, found: &Interfaces, is_debugging: bool) -> Result<Datapath> {
     let pin_dir = gateway.pin_dir.as_path();
+    pinning::prepare(pin_dir)?;
     let is_restored = check_layout(pin_dir, gateway.max_connections)?;
     let constants = Constants {
         is_debugging,
         has_veth: found.has_veth,
     };
+    let started = load_and_attach(gateway, found, constants, is_restored);
+    if started.is_err() && !is_restored {
+        detach(pin_dir)?;
+        pinning::release(pin_dir)?;
+    }
+    started
+}
+
+fn load_and_attach(
+    gateway: &Gateway,
+    found: &Interfaces,
+    constants: Constants,
+    is_restored: bool,
+) -> Result<Datapath> {
+    let pin_dir = gateway.pin_dir.as_path();
     let mut ebpf = load(pin_dir, gateway.max_connections, constants)?;
     let program = program(&mut ebpf)?;
     program.load().map_err(explain_rejection)?;
@@ -69,7 +87,7 @@ pub fn start(gateway: &Gateway, found: &Interfaces, is_debugging: bool) -> Resul
         interfaces.push((name.clone(), mode));
     }
     let tables = Tables::open(pin_dir)?;
-    if is_debugging {
+    if constants.is_debugging {
         log_events(&mut ebpf)?;
     }
     Ok(Datapath {
@@ -144,10 +162,15 @@ fn read_slot(item: &RingBufItem<'_>) -> Option<Slot> {
     u16::try_from(number).ok().map(Slot)
 }
 
+/// Whether tables are pinned here.
+pub fn has_tables(pin_dir: &Path) -> bool {
+    pin_dir.join(ESTABLISHED).exists()
+}
+
 /// Refuses tables of another layout or size before anything is touched; tells whether there are
 /// any.
 fn check_layout(pin_dir: &Path, max_connections: u32) -> Result<bool> {
-    if !pin_dir.join(ESTABLISHED).exists() {
+    if !has_tables(pin_dir) {
         return Ok(false);
     }
     let tables = Tables::open(pin_dir)
@@ -240,6 +263,9 @@ fn attach(
                 remove(&pin)?;
             }
         }
+    }
+    if before.is_some() {
+        bail!("another XDP program is there already; `ip link set {interface} xdp off` removes it");
     }
     let (link, mode) = match wanted {
         XdpMode::Native => (

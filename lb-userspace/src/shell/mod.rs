@@ -12,6 +12,7 @@ mod lone_thread;
 pub mod metrics_http;
 pub mod network;
 pub mod pinning;
+pub mod privileges;
 pub mod probe;
 pub mod prober;
 pub mod resets;

@@ -63,10 +63,11 @@ async fn knock(
                 let is_asked = session.try_send(Some(reply)).is_ok();
                 let handshake = handshake(&target).await;
                 // Where no connection can be made, the session has nothing to add.
-                let session = match handshake {
-                    Outcome::Down { .. } => None,
-                    _ if is_asked => answer.await.ok(),
-                    _ => None,
+                let is_down = matches!(handshake, Outcome::Down { .. });
+                let session = if is_asked && !is_down {
+                    answer.await.ok()
+                } else {
+                    None
                 };
                 Event::Probed {
                     backend,

@@ -18,7 +18,7 @@ use super::network::changes::watch_changes;
 use super::probe::Target;
 use super::prober::{self, Question};
 use super::walker::{self, Job};
-use super::{clock, control, host, metrics_http, pinning, restore};
+use super::{clock, control, host, metrics_http, privileges, restore};
 use crate::config::{self, Config};
 use crate::engine::effect::{Effect, Weight, Write};
 use crate::engine::event::{Asker, Event};
@@ -35,12 +35,18 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// Runs the controller until SIGTERM or SIGINT. The data plane goes on without it.
 pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> {
     let started = clock::now();
-    let control = control::bind(&config.gateway.control_socket)?;
-    pinning::prepare(&config.gateway.pin_dir)?;
+    privileges::require("run")?;
     let network = Network::open()?;
     let interfaces = host::look_at_interfaces(&network, &config.gateway).await?;
+    let control = control::bind(&config.gateway.control_socket)?;
     host::let_forward(&config.gateway)?;
-    let mut datapath = bpf::start(&config.gateway, &interfaces, is_debugging)?;
+    let mut datapath = match bpf::start(&config.gateway, &interfaces, is_debugging) {
+        Err(error) if !bpf::has_tables(&config.gateway.pin_dir) => {
+            host::restore_settings(&config.gateway)?;
+            return Err(error);
+        }
+        started => started?,
+    };
     let (events, mut inbox) = mpsc::channel(1024);
     let mut controller = Controller::new(config, &datapath, events.clone(), started)?;
     controller.step(Event::Tick);
