@@ -36,6 +36,9 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// Flags of a map whose entries are allocated as they come: a trie can be no other.
 const BPF_F_NO_PREALLOC: u32 = 1;
+#[expect(clippy::cast_possible_truncation, reason = "there are 17")]
+const REASON_COUNT: u32 = Reason::ALL.len() as u32;
+
 /// Insert or replace.
 pub(crate) const BPF_ANY: u64 = 0;
 
@@ -69,7 +72,7 @@ pub(crate) static BACKEND_TALLIES: Array<Tally> = Array::pinned(MAX_BACKENDS as 
 #[map]
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(MAX_SLOTS, 0);
 #[map]
-static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
 #[map]
 static GATEWAY: Array<Gateway> = Array::pinned(1, 0);
 /// Slots that have just become suspect, for the controller to probe.
@@ -115,12 +118,9 @@ pub(crate) fn now() -> Tick {
 #[inline(always)]
 pub(crate) fn redirect(interface: u32) -> u32 {
     // SAFETY: the helper takes numbers and checks them.
-    #[expect(
-        clippy::cast_sign_loss,
-        clippy::cast_possible_truncation,
-        reason = "an XDP action"
-    )]
-    let action = unsafe { bpf_redirect(interface, 0) } as u32;
+    let action = unsafe { bpf_redirect(interface, 0) };
+    #[expect(clippy::cast_possible_truncation, reason = "an XDP action")]
+    let action = action as u32;
     action
 }
 
@@ -140,11 +140,18 @@ pub(crate) fn is_debugging() -> bool {
     read_constant(&raw const DEBUG_DATAPATH)
 }
 
+/// The index of the interface that the packet came from.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the context holds a u32")]
+fn ingress(ctx: &XdpContext) -> u32 {
+    ctx.ingress_ifindex() as u32
+}
+
 /// Sends the packet back out of the interface it came from; returns the XDP action.
 #[inline(always)]
 pub(crate) fn send_back(ctx: &XdpContext) -> u32 {
     if read_constant(&raw const REDIRECT_BACK) {
-        redirect(ctx.ingress_ifindex() as u32)
+        redirect(ingress(ctx))
     } else {
         XDP_TX
     }
@@ -296,12 +303,11 @@ pub(crate) fn ask_routing(
     let mut query: FibQuery = unsafe { core::mem::zeroed() };
     query.family = AF_INET;
     query.l4_protocol = PROTOCOL_TCP;
-    #[expect(clippy::cast_possible_truncation, reason = "the context holds a u32")]
-    let interface = ctx.ingress_ifindex() as u32;
-    query.ifindex = interface;
+    query.ifindex = ingress(ctx);
     query.__bindgen_anon_3.ipv4_src = source;
     query.__bindgen_anon_4.ipv4_dst = destination;
-    const SIZE: i32 = size_of::<FibQuery>() as i32;
+    const SIZE: i32 = 64;
+    const _: () = assert!(size_of::<FibQuery>() == SIZE as usize);
     // SAFETY: the query lives on the stack and its size is told.
     let answer = unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut query).cast(), SIZE, 0) };
     let is_found = answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS);

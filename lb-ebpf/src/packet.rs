@@ -94,6 +94,10 @@ fn receiver(ip: &Ipv4, port: [u8; 2]) -> Endpoint<[u8; 4]> {
 
 /// The header at `offset`, if the frame is long enough for it.
 #[inline(always)]
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the context is a pointer to the frame, not the frame"
+)]
 fn at<H: Header>(ctx: &XdpContext, offset: usize) -> Option<&mut H> {
     let start = ctx.data() + offset;
     if start + size_of::<H>() > ctx.data_end() {
