@@ -129,16 +129,16 @@ fn status_has_these_keys() {
             .collect();
         keys.join(" ")
     };
-    // In alphabetical order, as serde_json sorts them when it reads.
+    // In the order in which a reader wants them.
     assert_eq!(keys(&json), "gateway services");
     assert_eq!(
         keys(&json["services"][0]),
-        "algorithm backends connections forwarding name role state vip"
+        "name vip role algorithm forwarding state connections backends"
     );
     assert_eq!(
         keys(&json["services"][0]["backends"][0]),
-        "address admin check cluster connections eligible health lag_bytes name reason role \
-         timeline weight"
+        "name cluster address admin health role eligible weight connections lag_bytes timeline \
+         check reason"
     );
 }
 

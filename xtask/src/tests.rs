@@ -99,6 +99,8 @@ fn run_cargo_test() -> Result<Totals> {
         .arg("test")
         .args(PACKAGES)
         .arg("--no-fail-fast")
+        // What is ignored without root runs here, where there is root.
+        .args(["--", "--include-ignored"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot run cargo test")?;
