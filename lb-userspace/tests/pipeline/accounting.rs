@@ -239,7 +239,7 @@ fn check_sums(world: &World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn opened_less_closed_is_what_is_in_the_tables(

@@ -393,6 +393,41 @@ fn an_opening_connection_keeps_its_reply_tuple_for_some_seconds() {
 }
 
 #[test]
+fn an_opening_connection_that_lost_its_reply_tuple_does_not_disturb_the_new_holder() {
+    for flags in [SYN, RST] {
+        let mut world = World::of(1);
+        world.add_service(1, Algorithm::LeastConnections, &[(1, 100)]);
+        world.open(client(0), vip(0));
+        world.wait(5 * SECOND);
+        let holder = world.open(client(0), vip(1));
+        let late = Segment::between(client(0), vip(0)).flags(flags);
+        match flags {
+            SYN => assert_eq!(world.send(&late).unwrap_err(), Reason::ReplyCollision),
+            _ => assert!(world.send(&late).is_ok()),
+        }
+        let answer = Segment::syn(client(0), holder.backend).syn_ack();
+        assert_eq!(world.send(&answer).unwrap().segment, answer.from(vip(1)));
+        world.send(&holder.up()).unwrap();
+        assert_eq!(
+            (world.load(slot(0, 0)), world.load(slot(1, 0))),
+            ((0, 0), (0, 1))
+        );
+    }
+}
+
+#[test]
+fn a_client_that_answers_too_late_does_not_take_the_replies_of_another_connection() {
+    let mut world = World::of(1);
+    world.add_service(1, Algorithm::LeastConnections, &[(1, 100)]);
+    let late = world.open_half(client(0), vip(0));
+    world.wait(5 * SECOND);
+    let holder = world.establish(client(0), vip(1));
+    assert_eq!(world.send(&late.up()).unwrap_err(), Reason::ReplyCollision);
+    let answer = holder.down().data(b"1");
+    assert_eq!(world.send(&answer).unwrap().segment, answer.from(vip(1)));
+}
+
+#[test]
 fn a_connection_that_was_ended_by_its_generation_holds_no_reply_tuple() {
     let mut world = World::of(1);
     world.add_service(1, Algorithm::LeastConnections, &[(1, 100)]);
