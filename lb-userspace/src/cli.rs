@@ -43,7 +43,7 @@ pub enum Command {
     Maint(BackendArgs),
     /// Put a backend back into service after drain or maint
     Ready(BackendArgs),
-    /// Give a backend another weight until the configuration is read again
+    /// Give a backend another weight, which outlives restarts and reloads
     Weight(WeightArgs),
     /// Reset connections now
     Kill(KillArgs),

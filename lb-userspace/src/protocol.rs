@@ -39,7 +39,7 @@ pub enum Request {
         /// The backend.
         backend: BackendRef,
     },
-    /// Give this backend another weight until the configuration is read again.
+    /// Give this backend another weight; it outlives restarts and reloads.
     Weight {
         /// The backend.
         backend: BackendRef,

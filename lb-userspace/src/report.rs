@@ -124,7 +124,7 @@ words! {
         Ready = "ready",
         /// No new connections; the old ones may finish.
         Drain = "drain",
-        /// No new connections, and no judgement of its health.
+        /// No new connections, and the old ones are reset.
         Maint = "maint",
     }
 }

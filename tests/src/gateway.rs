@@ -208,6 +208,17 @@ impl Gateway {
         self.end(Signal::TERM)
     }
 
+    /// Has the controller read its configuration again (SIGHUP).
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        self.write_config(config)?;
+        let controller = self
+            .controller
+            .as_ref()
+            .context("the controller does not run")?;
+        process::send(controller.id(), Signal::HUP);
+        Ok(())
+    }
+
     /// Where this instance pins its maps and links.
     pub fn pins(&self) -> &Path {
         &self.pins

@@ -200,7 +200,7 @@ words! {
 words! {
     /// How a backend is chosen for a new connection.
     pub enum Algorithm {
-        /// The lowest (active + 1) / weight.
+        /// The fewest connections for the weight, in turn among equals.
         LeastConnections = "least-connections",
         /// In turn, smoothly weighted.
         RoundRobin = "round-robin",

@@ -211,7 +211,7 @@ fn explanations_name_the_backend_and_every_candidate() {
         client: "10.71.0.5:41022".parse().unwrap(),
         chosen: Some("orders/pg2".into()),
         candidates: vec![
-            candidate("orders/pg2", true, 3, "lowest (active + 1) / weight"),
+            candidate("orders/pg2", true, 3, "chosen: fewest connections"),
             candidate("orders/pg10", false, 12, "drained by the operator"),
         ],
     };
@@ -219,7 +219,7 @@ fn explanations_name_the_backend_and_every_candidate() {
 a new connection from 10.71.0.5:41022 to orders-ro goes to orders/pg2
 
   BACKEND      ELIGIBLE  CONNS  WEIGHT  REASON
-  orders/pg2   yes           3     100  lowest (active + 1) / weight
+  orders/pg2   yes           3     100  chosen: fewest connections
   orders/pg10  no           12     100  drained by the operator
 ";
     let text = explain(&report, Colour::Off);

@@ -54,15 +54,23 @@ pub async fn look_at_interfaces(network: &Network, gateway: &Gateway) -> Result<
 
 /// Lets the interfaces forward. The routing lookup of the XDP program answers only where
 /// forwarding is on, and the kernel sends the packets whose next hop it has to resolve first;
-/// those to a client come from the VIP, an address of this host.
+/// those to a client come from the VIP, an address of this host that lies on another interface,
+/// so that they must be accepted from it, and not asked the way back too strictly.
 pub fn let_forward(gateway: &Gateway) -> Result<()> {
     let mut before = read_note(&gateway.control_socket)?;
     for interface in &gateway.interfaces {
-        for (setting, word) in SETTINGS {
-            let old = settings::set(interface, setting, 1)
+        for (setting, word, value) in SETTINGS {
+            let is_strict = || {
+                let read = |name: &str| settings::read(name, setting).unwrap_or(0);
+                read("all").max(read(interface)) == STRICT
+            };
+            if setting == Setting::ReversePath && !is_strict() {
+                continue;
+            }
+            let old = settings::set(interface, setting, value)
                 .with_context(|| format!("cannot set {word} on {interface}"))?;
-            if old != 1 {
-                info!("net.ipv4.conf.{interface}.{word} is 1 now (was {old})");
+            if old != value {
+                info!("net.ipv4.conf.{interface}.{word} is {value} now (was {old})");
                 before.entry(format!("{interface} {word}")).or_insert(old);
             }
         }
@@ -70,10 +78,13 @@ pub fn let_forward(gateway: &Gateway) -> Result<()> {
     write_note(&gateway.control_socket, &before)
 }
 
-const SETTINGS: [(Setting, &str); 2] = [
-    (Setting::Forwarding, "forwarding"),
-    (Setting::AcceptLocal, "accept_local"),
+/// What is set on each interface. The way back is asked loosely where it was asked strictly.
+const SETTINGS: [(Setting, &str, u8); 3] = [
+    (Setting::Forwarding, "forwarding", 1),
+    (Setting::AcceptLocal, "accept_local", 1),
+    (Setting::ReversePath, "rp_filter", 2),
 ];
+const STRICT: u8 = 1;
 
 /// Puts the interfaces' settings back as they were.
 pub fn restore_settings(gateway: &Gateway) -> Result<()> {
@@ -81,8 +92,8 @@ pub fn restore_settings(gateway: &Gateway) -> Result<()> {
         let Some((interface, word)) = place.split_once(' ') else {
             continue;
         };
-        let setting = SETTINGS.into_iter().find(|(_, known)| *known == word);
-        if let Some((setting, _)) = setting
+        let setting = SETTINGS.into_iter().find(|(_, known, _)| *known == word);
+        if let Some((setting, ..)) = setting
             && let Err(error) = settings::set(interface, setting, old)
         {
             warn!("cannot put net.ipv4.conf.{interface}.{word} back to {old}: {error}");

@@ -11,6 +11,9 @@ pub enum Setting {
     Forwarding,
     /// Whether packets may arrive there from an address of this host (0 or 1).
     AcceptLocal,
+    /// Whether a packet's sender must be reachable: not asked (0), by the interface that it came
+    /// in by (1, strict), or by any (2, loose). The higher of this and of `all` counts.
+    ReversePath,
 }
 
 /// The value that a setting has.
@@ -44,6 +47,7 @@ fn path_of(interface: &str, setting: Setting) -> io::Result<PathBuf> {
     let file = match setting {
         Setting::Forwarding => "forwarding",
         Setting::AcceptLocal => "accept_local",
+        Setting::ReversePath => "rp_filter",
     };
     Ok(PathBuf::from("/proc/sys/net/ipv4/conf")
         .join(interface)
