@@ -212,13 +212,17 @@ impl Walker {
         asker: Option<Asker>,
     ) -> Result<()> {
         let mut connections: BTreeMap<Slot, u64> = BTreeMap::new();
-        let mut ends = Vec::new();
+        let (mut ends, mut backends) = (Vec::new(), Vec::new());
         for (key, flow) in flows {
             if flow.direction() == Direction::ToBackend && is_meant(key, flow) {
                 *connections.entry(flow.slot).or_default() += 1;
-                ends.extend(both_ends(key, flow, flows));
+                let (client, backend) = both_ends(key, flow, flows);
+                ends.push(client);
+                backends.extend(backend);
             }
         }
+        // The clients first: they wait, and the backend may be what is gone.
+        ends.append(&mut backends);
         let tally = self.sender.send_all(ends.iter().map(|end| end.reset));
         if let Some(error) = tally.first_error {
             warn!(
@@ -282,12 +286,9 @@ impl Walker {
     }
 }
 
-/// Both ends of the connection of a flow to a backend.
-fn both_ends(
-    key: &FlowKey<Address>,
-    flow: &Flow<Address>,
-    flows: &Flows,
-) -> impl Iterator<Item = End> {
+/// Both ends of the connection of a flow to a backend: the client, and the backend if its flow is
+/// known.
+fn both_ends(key: &FlowKey<Address>, flow: &Flow<Address>, flows: &Flows) -> (End, Option<End>) {
     let client = socket_address(key.sender());
     let vip = socket_address(key.receiver());
     let backend = socket_address(flow.rewritten);
@@ -309,5 +310,5 @@ fn both_ends(
         },
         acknowledgment: flow.last_ack,
     });
-    [to_client].into_iter().chain(to_backend)
+    (to_client, to_backend)
 }
