@@ -198,7 +198,12 @@ impl HealthState {
 
     /// Whether the last result was good, and nothing speaks against the next one.
     pub fn is_sound(&self) -> bool {
-        self.health == Health::Up && self.falls == 0 && !self.is_suspect
+        self.health == Health::Up && self.has_answered()
+    }
+
+    /// Whether the server has answered the last round, and every connection since.
+    pub fn has_answered(&self) -> bool {
+        self.falls == 0 && !self.is_suspect
     }
 
     /// Whether the next result cannot change the health by itself.
@@ -259,3 +264,6 @@ fn describe(outcome: &Outcome, session_latency: Duration) -> String {
         Outcome::Down { why } => why.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,13 +25,15 @@ use std::time::Duration;
 
 use lb_common::member::{BackendId, Slot};
 
-use crate::config::Config;
+use crate::config::{Config, OnDown};
+use crate::report::Admin;
 use effect::{Effect, Weight};
 use event::{Event, Tallies};
 use kernel::KernelTables;
 use model::{Backend, Reaped, Service};
 use observation::Outcome;
-use verdict::{Primary, Stance, Verdict};
+use recount::Error;
+use verdict::{Primary, Verdict};
 
 /// A point in time: since the controller was started.
 pub type Moment = Duration;
@@ -47,11 +49,17 @@ pub struct Engine {
     services: Vec<Service>,
     /// Connections of the whole gateway that the controller ended or found gone.
     reaped: Reaped,
+    /// What the last walk found wrong with the count of the whole gateway.
+    miscounted: Error,
     next_hop_generation: u32,
     /// What the kernel's tables hold, as far as they are known.
     applied: KernelTables,
+    /// Whether a write has failed since, so that each entry has to be written again.
+    is_doubtful: bool,
     tallies: Tallies,
     next_walk: Moment,
+    /// When the last event was taken in.
+    now: Moment,
 }
 
 impl Engine {
@@ -62,11 +70,14 @@ impl Engine {
             backends: Vec::new(),
             services: Vec::new(),
             reaped: adopt::gateway_reaped(&found),
+            miscounted: Error::default(),
             // Whatever was cached while no controller watched the routes is looked up again.
             next_hop_generation: found.gateway.next_hop_generation.wrapping_add(1).max(1),
             applied: found,
+            is_doubtful: false,
             tallies: Tallies::default(),
             next_walk: now + WALK_INTERVAL,
+            now,
         };
         engine.adopt(now);
         engine
@@ -75,6 +86,7 @@ impl Engine {
     /// Takes an event in and says what is to be done about it.
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.now = now;
         match event {
             Event::Tick => {}
             Event::Configured(config) => {
@@ -101,7 +113,10 @@ impl Engine {
                 }
             }
             Event::Suspected(slot) => self.suspect(slot, now, &mut effects),
-            Event::Counted(tallies) => self.tallies = tallies,
+            Event::Counted(tallies) => {
+                self.tallies = tallies;
+                self.count_from_here();
+            }
             Event::Walked {
                 established,
                 transient,
@@ -120,7 +135,7 @@ impl Engine {
             Event::NextHopsChanged => {
                 self.next_hop_generation = self.next_hop_generation.wrapping_add(1).max(1);
             }
-            Event::WriteFailed => self.applied = KernelTables::default(),
+            Event::WriteFailed => self.is_doubtful = true,
             Event::Asked(request, asker) => self.answer(request, asker, now, &mut effects),
         }
         self.decide(now, &mut effects);
@@ -137,7 +152,8 @@ impl Engine {
         let holds = self
             .services
             .iter()
-            .filter_map(|service| service.hold_ends());
+            .filter_map(|service| service.hold_ends())
+            .filter(|ends| *ends > self.now);
         asks.chain(holds)
             .chain([self.next_walk])
             .min()
@@ -209,7 +225,7 @@ impl Engine {
             );
             effects.push(Effect::Tell(Weight::Warning, text));
         }
-        if !backend.health.is_suspect {
+        if backend.health.has_answered() {
             self.forgive(place);
         }
     }
@@ -255,13 +271,12 @@ impl Engine {
 
     /// Judges every member anew, and writes what follows.
     fn decide(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let mut superseded = Vec::new();
         for at in 0..self.services.len() {
             let primary = self.primary_of(&self.services[at].config.cluster);
             let verdicts = self.judge_service(at, &primary, now);
             let service = &mut self.services[at];
             for (member, verdict) in service.members.iter_mut().zip(verdicts) {
-                let name = self.backends[member.backend].name();
+                let backend = &self.backends[member.backend];
                 if verdict.is_eligible() != member.verdict.is_eligible() {
                     let word = if verdict.is_eligible() {
                         "eligible"
@@ -269,32 +284,22 @@ impl Engine {
                         "not eligible"
                     };
                     let text = format!(
-                        "{name} is {word} for {}: {}",
-                        service.config.name, verdict.reason
+                        "{} is {word} for {}: {}",
+                        backend.name(),
+                        service.config.name,
+                        verdict.reason
                     );
                     effects.push(Effect::Tell(Weight::Info, text));
                 }
-                let ends = verdict.stance == Stance::Out && member.verdict.stance != Stance::Out;
-                let is_wished = self.backends[member.backend].admin == crate::report::Admin::Maint;
-                if ends && (is_wished || service.config.on_down == crate::config::OnDown::Reset) {
-                    member.generation += 1;
-                    superseded.push(member.slot);
-                }
-                if verdict.is_eligible() {
-                    member.served_as = self.backends[member.backend].health.role;
-                } else if verdict.stance == Stance::Out {
-                    member.served_as = None;
-                }
-                member.verdict = verdict;
+                let is_reset =
+                    backend.admin == Admin::Maint || service.config.on_down == OnDown::Reset;
+                member.accept(verdict, backend.health.role, is_reset);
             }
             service.reshape(&self.backends, &self.tallies, now);
         }
-        self.write(now, effects);
-        if !superseded.is_empty() {
-            effects.push(Effect::Reset {
-                slots: superseded,
-                asker: None,
-            });
+        let slots = self.write(now, effects);
+        if !slots.is_empty() {
+            effects.push(Effect::Reset { slots, asker: None });
         }
     }
 

@@ -6,7 +6,7 @@ use lb_common::service::ServiceId;
 use super::Moment;
 use super::health::HealthState;
 use super::recount::Error;
-use super::verdict::Verdict;
+use super::verdict::{Stance, Verdict};
 use crate::config;
 use crate::report::{Admin, BackendRole};
 
@@ -29,6 +29,10 @@ pub struct Backend {
     pub health: HealthState,
     /// Connections ended or found gone by the controller.
     pub reaped: Reaped,
+    /// What the last walk found wrong with the count.
+    pub miscounted: Error,
+    /// Whether what its row's tally says so far is another backend's.
+    pub is_fresh: bool,
 }
 
 impl Backend {
@@ -71,6 +75,9 @@ pub struct Member {
     pub generation: u32,
     /// Whether it serves, and why.
     pub verdict: Verdict,
+    /// Whether it has been eligible since its generation was last raised: only then does it have
+    /// connections to reset.
+    pub has_served: bool,
     /// As what it has served since its connections were last reset.
     pub served_as: Option<BackendRole>,
     /// Suspicions that a probe has cleared.
@@ -81,6 +88,34 @@ pub struct Member {
     pub reaped: Reaped,
     /// What the last walk found wrong with the count.
     pub miscounted: Error,
+    /// Whether what the slot's tally says so far is another member's.
+    pub is_fresh: bool,
+}
+
+impl Member {
+    /// Takes a new verdict: a member that is out starts a new generation when its connections are
+    /// to be reset.
+    pub fn accept(&mut self, verdict: Verdict, role: Option<BackendRole>, is_reset: bool) {
+        match verdict.stance {
+            Stance::Eligible => {
+                self.has_served = true;
+                // A promoted replica owes its connections a reset, which can wait for as long as
+                // it goes on for want of another one.
+                if self.served_as != Some(BackendRole::Replica) {
+                    self.served_as = role.or(self.served_as);
+                }
+            }
+            Stance::NoNew => {}
+            Stance::Out => {
+                if self.has_served && is_reset {
+                    self.generation += 1;
+                    self.has_served = false;
+                }
+                self.served_as = None;
+            }
+        }
+        self.verdict = verdict;
+    }
 }
 
 /// Connections that the controller ended itself or found gone.
@@ -90,4 +125,12 @@ pub struct Reaped {
     pub half_open: u64,
     /// Established ones.
     pub established: u64,
+}
+
+impl Reaped {
+    /// Counts connections that are gone; negative numbers are back.
+    pub fn add(&mut self, gone: Error) {
+        self.half_open = self.half_open.saturating_add_signed(gone.half_open);
+        self.established = self.established.saturating_add_signed(gone.established);
+    }
 }

@@ -7,6 +7,7 @@ use lb_common::member::Slot;
 
 use super::effect::Effect;
 use super::event::Asker;
+use super::recount::Error;
 use super::{Engine, Moment, tell};
 use crate::protocol::{BackendRef, KillTarget, Request, Response};
 use crate::report::Admin;
@@ -163,7 +164,11 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) {
         for (slot, count) in connections {
-            self.reap(*slot, 0, i64::try_from(*count).unwrap_or(i64::MAX));
+            let gone = Error {
+                half_open: 0,
+                established: i64::try_from(*count).unwrap_or(i64::MAX),
+            };
+            self.reap(*slot, gone);
         }
         let total: u64 = connections.values().sum();
         let noun = if total == 1 {
@@ -183,19 +188,17 @@ impl Engine {
         }
     }
 
-    /// Takes connections off the count of a slot, its backend and the gateway; negative numbers
-    /// put them back.
-    pub(super) fn reap(&mut self, slot: Slot, half_open: i64, established: i64) {
+    /// Takes connections off the count of a slot, its backend and the gateway. A slot that has no
+    /// member any more counts for the gateway alone.
+    pub(super) fn reap(&mut self, slot: Slot, gone: Error) {
         let members = self
             .services
             .iter_mut()
             .flat_map(|service| &mut service.members);
         for member in members.filter(|member| member.slot == slot) {
-            let backend = &mut self.backends[member.backend];
-            for reaped in [&mut member.reaped, &mut backend.reaped, &mut self.reaped] {
-                reaped.half_open = reaped.half_open.saturating_add_signed(half_open);
-                reaped.established = reaped.established.saturating_add_signed(established);
-            }
+            member.reaped.add(gone);
+            self.backends[member.backend].reaped.add(gone);
         }
+        self.reaped.add(gone);
     }
 }

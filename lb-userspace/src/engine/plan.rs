@@ -1,6 +1,8 @@
 //! From what the kernel's tables hold to what they should hold: the writes, in an order in which
 //! each intermediate state is safe.
 
+use lb_common::member::Member;
+
 use super::effect::Write;
 use super::kernel::KernelTables;
 
@@ -17,11 +19,10 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
         let differs = |slot| applied.members.get(slot) != wanted.members.get(slot);
         wanted.members.iter().filter(move |(slot, _)| differs(slot))
     };
-    let stops = |slot: &_, member: &lb_common::member::Member| {
-        applied
-            .members
-            .get(slot)
-            .is_some_and(|before| !member.is_eligible() || before.generation != member.generation)
+    let stops = |slot: &_, member: &Member| {
+        let before = applied.members.get(slot);
+        let is_raised = |it: &Member| it.is_eligible() && it.generation != member.generation;
+        !member.is_eligible() || before.is_some_and(is_raised)
     };
     let member = |(slot, member): (&_, &_)| Write::Member(*slot, *member);
     writes.extend(
@@ -60,3 +61,6 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
     writes.extend(removed.map(|(network, length)| Write::Disallow(*network, *length)));
     writes
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use lb_common::flow::{Direction, Flow, FlowKey, Phase, Tick};
-use lb_common::member::Slot;
+use lb_common::member::{BackendId, Slot};
+use lb_common::tally::{Load, Tally};
 
 use super::Engine;
 use super::effect::Effect;
@@ -47,12 +48,10 @@ impl Engine {
                 Phase::SynSent | Phase::Refused | Phase::SynReceived => true,
                 Phase::Established | Phase::Ended | Phase::Reset => false,
             };
-            if is_opening && is_current(flow) {
-                if age > OPENING_PATIENCE {
-                    dead.extend([*key, key.opposite(flow)]);
-                } else {
-                    found.entry(flow.slot).or_default().0 += 1;
-                }
+            if is_opening && age > OPENING_PATIENCE {
+                dead.extend([*key, key.opposite(flow)]);
+            } else if is_opening && is_current(flow) {
+                found.entry(flow.slot).or_default().0 += 1;
             }
         }
         let mut superseded = Vec::new();
@@ -67,11 +66,34 @@ impl Engine {
             }
         }
         self.correct(&found, before);
+        self.balance();
         if !dead.is_empty() || !superseded.is_empty() {
             effects.push(Effect::Remove {
                 established: superseded,
                 transient: dead,
             });
+        }
+    }
+
+    /// Lets the counts of rows that have just been taken over begin at nothing: what is open in
+    /// them by the tally was somebody else's.
+    pub(super) fn count_from_here(&mut self) {
+        let open = |tally: &Tally| Reaped {
+            half_open: tally.half_opened.saturating_sub(tally.half_closed),
+            established: tally.established.saturating_sub(tally.ended),
+        };
+        for backend in self.backends.iter_mut().filter(|backend| backend.is_fresh) {
+            if let Some(tally) = self.tallies.backends.get(&backend.id) {
+                backend.reaped = open(tally);
+                backend.is_fresh = false;
+            }
+        }
+        let members = self.services.iter_mut().flat_map(|it| &mut it.members);
+        for member in members.filter(|member| member.is_fresh) {
+            if let Some(tally) = self.tallies.slots.get(&member.slot) {
+                member.reaped = open(tally);
+                member.is_fresh = false;
+            }
         }
     }
 
@@ -98,14 +120,14 @@ impl Engine {
                     before
                         .half_opened
                         .saturating_sub(before.half_closed + half_reaped),
-                    after.half_opened - before.half_opened,
-                    after.half_closed - before.half_closed,
+                    after.half_opened.saturating_sub(before.half_opened),
+                    after.half_closed.saturating_sub(before.half_closed),
                     half_open,
                 ),
                 established: error(
                     before.established.saturating_sub(before.ended + reaped),
-                    after.established - before.established,
-                    after.ended - before.ended,
+                    after.established.saturating_sub(before.established),
+                    after.ended.saturating_sub(before.ended),
                     established,
                 ),
             };
@@ -117,9 +139,50 @@ impl Engine {
             }
         }
         for (slot, error) in corrections {
-            self.reap(slot, error.half_open, error.established);
+            self.reap(slot, error);
         }
     }
+
+    /// Corrects the counts of backends and of the gateway by those of their slots, which have been
+    /// held against the flows themselves.
+    fn balance(&mut self) {
+        let members = self.services.iter().flat_map(|service| &service.members);
+        let loads: Vec<(usize, Load)> = members.map(|it| (it.backend, self.load(it))).collect();
+        for (place, backend) in self.backends.iter_mut().enumerate() {
+            if let Some(tally) = self.tallies.backends.get(&backend.id) {
+                let own = loads
+                    .iter()
+                    .filter(|(of, _)| *of == place)
+                    .map(|(_, load)| load);
+                settle(tally, own, &mut backend.reaped, &mut backend.miscounted);
+            }
+        }
+        if let Some(tally) = self.tallies.backends.get(&BackendId::GATEWAY) {
+            let all = loads.iter().map(|(_, load)| load);
+            settle(tally, all, &mut self.reaped, &mut self.miscounted);
+        }
+    }
+}
+
+/// Takes what a count has too many by the loads it consists of, as it had at the last walk.
+fn settle<'l>(
+    tally: &Tally,
+    parts: impl Iterator<Item = &'l Load> + Clone,
+    reaped: &mut Reaped,
+    miscounted: &mut Error,
+) {
+    let whole = Load::of(tally, reaped.half_open, reaped.established);
+    let now = Error {
+        half_open: surplus(whole.half_open, parts.clone().map(|it| it.half_open).sum()),
+        established: surplus(whole.established, parts.map(|it| it.established).sum()),
+    };
+    let believed = now.common_with(*miscounted);
+    reaped.add(believed);
+    *miscounted = if believed == Error::default() {
+        now
+    } else {
+        Error::default()
+    };
 }
 
 /// How many connections the tallies have too many, negative for too few.
@@ -151,9 +214,13 @@ impl Error {
 /// The part of the difference between the count and what was found that connections which came
 /// or went during the walk cannot explain.
 fn error(counted: u64, came: u64, went: u64, found: u64) -> i64 {
-    let surplus = counted.saturating_sub(found + went);
-    let deficit = found.saturating_sub(counted + came);
-    i64::try_from(surplus).unwrap_or(i64::MAX) - i64::try_from(deficit).unwrap_or(i64::MAX)
+    surplus(counted.saturating_sub(found.saturating_add(went)), 0)
+        - surplus(found.saturating_sub(counted.saturating_add(came)), 0)
+}
+
+/// By how much a number is larger than another.
+fn surplus(whole: u64, parts: u64) -> i64 {
+    i64::try_from(i128::from(whole) - i128::from(parts)).unwrap_or(i64::MAX)
 }
 
 /// The flows of a table that go to a backend: one for each connection.
@@ -162,3 +229,6 @@ pub fn client_side(flows: &Flows) -> impl Iterator<Item = (&FlowKey<Address>, &F
         .iter()
         .filter(|(_, flow)| flow.direction() == Direction::ToBackend)
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,19 +117,19 @@ pub fn judge(
         return Verdict::new(Stance::Out, "maint: taken out by the operator");
     }
     let state = &backend.health;
-    match state.health {
-        Health::Unknown => return before(member, "not probed yet"),
-        Health::Down => return Verdict::new(Stance::Out, format!("down: {}", state.check)),
-        Health::Starting | Health::Full => {
-            return Verdict::new(Stance::NoNew, format!("{}: {}", state.health, state.check));
+    let verdict = match (state.health, service.config.role) {
+        (Health::Unknown, _) => before(member, "not probed yet"),
+        (Health::Down, _) => Verdict::new(Stance::Out, format!("down: {}", state.check)),
+        (Health::Starting | Health::Full, _) => {
+            Verdict::new(Stance::NoNew, format!("{}: {}", state.health, state.check))
         }
-        Health::Up => {}
-    }
-    let verdict = match service.config.role {
-        Role::Any => Verdict::new(Stance::Eligible, "up"),
-        Role::Primary => judge_primary(service, member, backends, primary),
-        Role::Replica => judge_replica(member, backends, primary, now),
+        (Health::Up, Role::Any) => Verdict::new(Stance::Eligible, "up"),
+        (Health::Up, Role::Primary) => judge_primary(service, member, backends, primary),
+        (Health::Up, Role::Replica) => judge_replica(service, member, backends, primary, now),
     };
+    if !verdict.is_eligible() && state.health != Health::Up {
+        return verdict;
+    }
     if verdict.stance == Stance::Out {
         return verdict;
     }
@@ -204,21 +204,42 @@ fn incumbent(service: &Service, member: &Member, backends: &[Backend]) -> Option
     Some(backends[other.backend].config.name.clone())
 }
 
-fn judge_replica(member: &Member, backends: &[Backend], primary: &Primary, now: Moment) -> Verdict {
+fn judge_replica(
+    service: &Service,
+    member: &Member,
+    backends: &[Backend],
+    primary: &Primary,
+    now: Moment,
+) -> Verdict {
     let backend = &backends[member.backend];
     let state = &backend.health;
-    match state.role {
-        None => before(member, &format!("role unknown: {}", state.check)),
-        Some(BackendRole::Primary) if member.served_as == Some(BackendRole::Replica) => {
+    let may_fall_back = service.config.fallback == Fallback::Primary;
+    match (state.role, primary) {
+        (None, _) => before(member, &format!("role unknown: {}", state.check)),
+        (Some(BackendRole::Primary), _) if member.served_as == Some(BackendRole::Replica) => {
             Verdict::new(Stance::Out, "was promoted, and is no replica any more")
         }
-        Some(BackendRole::Primary) => Verdict::new(Stance::NoNew, "primary"),
-        Some(BackendRole::Replica) => match primary {
+        // At a restart the one that served for want of replicas goes on until they were asked.
+        (Some(BackendRole::Primary), Primary::Unsettled(name)) if may_fall_back => before(
+            member,
+            &format!("primary, and {name} has not been asked yet"),
+        ),
+        (Some(BackendRole::Primary), _) => Verdict::new(Stance::NoNew, "primary"),
+        (Some(BackendRole::Replica), _) => match primary {
             Primary::One(index) if backends[*index].health.is_sound() => {
                 follow(member, backend, &backends[*index], now)
             }
+            // It may be failing, or not: until that is known a replica is what it was.
+            Primary::One(index) if backends[*index].health.health == Health::Up => {
+                let name = &backends[*index].config.name;
+                before(member, &format!("replica, and {name} has missed a probe"))
+            }
+            Primary::Unsettled(name) => before(
+                member,
+                &format!("replica, and {name} has not been asked yet"),
+            ),
             // Without a primary there is nothing to be behind of: reads go on.
-            Primary::One(_) | Primary::Nobody | Primary::Conflict(_) | Primary::Unsettled(_) => {
+            Primary::One(_) | Primary::Nobody | Primary::Conflict(_) => {
                 Verdict::new(Stance::Eligible, "replica")
             }
         },
@@ -260,7 +281,7 @@ pub fn lag(replica: &Backend, primary: &Backend) -> Option<u64> {
 }
 
 /// Lets the primary serve a replica service that has no eligible member, once every one of them
-/// has been asked.
+/// has been asked; one that serves it already, as at a restart, goes on meanwhile.
 pub fn fall_back(
     service: &config::Service,
     verdicts: &mut [Verdict],
@@ -270,12 +291,12 @@ pub fn fall_back(
 ) {
     let Primary::One(index) = primary else { return };
     let backend = &backends[*index];
+    let is_serving = |m: &Member| m.backend == *index && m.verdict.is_eligible();
+    let was_asked = |m: &Member| backends[m.backend].health.health != Health::Unknown;
     let may_fall_back = service.role == Role::Replica
         && service.fallback == Fallback::Primary
         && !verdicts.iter().any(Verdict::is_eligible)
-        && members
-            .iter()
-            .all(|m| backends[m.backend].health.health != Health::Unknown)
+        && (members.iter().all(was_asked) || members.iter().any(is_serving))
         && backend.admin == Admin::Ready
         && backend.health.health == Health::Up
         && backend.weight() > 0;
@@ -288,3 +309,6 @@ pub fn fall_back(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_common::backend::Backend as BackendRow;
 use lb_common::gateway::{Gateway, LAYOUT};
-use lb_common::member::{BackendId, Member as MemberRow};
+use lb_common::member::{BackendId, Member as MemberRow, Slot};
 use lb_common::service::{Algorithm as Choice, Service as ServiceRow, ServiceKey};
 
 use super::adopt::admin_number;
@@ -18,11 +18,26 @@ use super::{Engine, Moment};
 use crate::config::{Algorithm, HashOn, NoBackend};
 
 impl Engine {
-    /// Writes what differs between the tables as they are and as they should be.
-    pub(super) fn write(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    /// Writes what differs between the tables as they are and as they should be. Returns the slots
+    /// whose flows are superseded by it.
+    pub(super) fn write(&mut self, now: Moment, effects: &mut Vec<Effect>) -> Vec<Slot> {
         let wanted = self.wanted(now);
-        effects.extend(plan(&self.applied, &wanted).into_iter().map(Effect::Write));
+        let writes = if std::mem::take(&mut self.is_doubtful) {
+            plan(&KernelTables::default(), &wanted)
+        } else {
+            plan(&self.applied, &wanted)
+        };
+        effects.extend(writes.into_iter().map(Effect::Write));
+        let is_superseded = |(slot, before): &(&Slot, &MemberRow)| {
+            let now = wanted.members.get(slot);
+            before.backend != BackendId::GATEWAY
+                && now.is_some_and(|now| now.generation > before.generation)
+        };
+        let members = self.applied.members.iter();
+        let superseded = members.filter(is_superseded).map(|(slot, _)| *slot);
+        let superseded = superseded.collect();
         self.applied = wanted;
+        superseded
     }
 
     fn wanted(&self, now: Moment) -> KernelTables {

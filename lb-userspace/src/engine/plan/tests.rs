@@ -1,0 +1,260 @@
+//! Whatever the tables hold and should hold: the writes lead from one to the other, and every
+//! state on the way is safe.
+
+use std::collections::BTreeSet;
+
+use lb_common::backend::Backend;
+use lb_common::flow::Endpoint;
+use lb_common::gateway::Gateway;
+use lb_common::member::{BackendId, Member, Slot};
+use lb_common::service::{Algorithm, Service, ServiceId, ServiceKey};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::kernel::Address;
+
+const SERVICES: u16 = 3;
+const MEMBERS: u8 = 4;
+const BACKENDS: u16 = 6;
+
+fn key(service: u16) -> ServiceKey<Address> {
+    let [_, port] = service.to_be_bytes();
+    ServiceKey::new(Endpoint {
+        address: [10, 71, 0, 100],
+        port: [0, port],
+    })
+}
+
+fn network(service: u16, last: u8) -> ([u8; 6], u32) {
+    let [high, low] = service.to_be_bytes();
+    ([high, low, 10, 71, last, 0], 40)
+}
+
+prop_compose! {
+    fn member()(generation in 1..4_u32, backend in 1..BACKENDS, weight in 0..3_u16,
+                is_eligible: bool, baseline in 0..3_u64) -> Member {
+        let mut member = Member::default().eligible(is_eligible);
+        member.generation = generation;
+        member.backend = BackendId(backend);
+        member.weight = weight;
+        member.baseline = baseline;
+        member
+    }
+}
+
+prop_compose! {
+    fn backend()(port: u8, max_connections in 0..3_u32, reaped in 0..3_u64) -> Backend<Address> {
+        let mut backend = Backend::default();
+        backend.endpoint = Endpoint { address: [10, 72, 0, 11], port: [0, port] };
+        backend.max_connections = max_connections;
+        backend.reaped = reaped;
+        backend
+    }
+}
+
+prop_compose! {
+    fn service()(members in 1..=MEMBERS, is_hash: bool, ring_length in 0..4_u32,
+                 is_holding: bool, is_restricted: bool) -> (u8, Algorithm, u32, bool, bool) {
+        let algorithm = if is_hash { Algorithm::Hash } else { Algorithm::LeastConnections };
+        (members, algorithm, ring_length, is_holding, is_restricted)
+    }
+}
+
+prop_compose! {
+    fn tables()(
+        next_hop_generation in 1..3_u32,
+        services in btree_map(0..SERVICES, service(), 0..4),
+        members in btree_map((0..SERVICES, 0..MEMBERS), member(), 0..12),
+        backends in btree_map(0..BACKENDS, backend(), 0..7),
+        rings in btree_map(0..SERVICES, vec(0..MEMBERS, 0..4), 0..4),
+        allowed in btree_set((0..SERVICES, 0..4_u8), 0..6),
+    ) -> KernelTables {
+        let service = |(id, (members, algorithm, length, is_holding, is_restricted))| {
+            let row = Service::new(ServiceId(id), members, algorithm, length);
+            (key(id), row.holding(is_holding).restricted(is_restricted))
+        };
+        KernelTables {
+            gateway: Gateway { layout: 1, next_hop_generation },
+            services: services.into_iter().map(service).collect(),
+            allowed: allowed.into_iter().map(|(id, last)| network(id, last)).collect(),
+            members: members
+                .into_iter()
+                .map(|((service, index), row)| (Slot::of(ServiceId(service), index), row))
+                .collect(),
+            backends: backends.into_iter().map(|(id, row)| (BackendId(id), row)).collect(),
+            rings: rings.into_iter().map(|(id, ring)| (ServiceId(id), ring)).collect(),
+        }
+    }
+}
+
+prop_compose! {
+    /// Tables as they are, and as the engine may want them: no slot is given up, no generation
+    /// falls, and another backend in a slot takes a new generation and is not eligible yet.
+    fn change()(applied in tables(), raw in tables()) -> (KernelTables, KernelTables) {
+        let mut wanted = raw;
+        for (slot, before) in &applied.members {
+            let row = wanted.members.entry(*slot).or_insert_with(|| before.eligible(false));
+            if row.backend == before.backend {
+                row.generation = row.generation.max(before.generation);
+            } else {
+                *row = row.eligible(false);
+                row.generation = before.generation + 1;
+            }
+        }
+        for row in wanted.members.values() {
+            wanted.backends.entry(row.backend).or_default();
+        }
+        (applied, wanted)
+    }
+}
+
+/// What the tables hold after each write, the first time after none.
+fn states(applied: &KernelTables, writes: &[Write]) -> Vec<KernelTables> {
+    let mut states = vec![applied.clone()];
+    for write in writes {
+        let mut next = states[states.len() - 1].clone();
+        match write.clone() {
+            Write::Gateway(gateway) => next.gateway = gateway,
+            Write::Member(slot, member) => drop(next.members.insert(slot, member)),
+            Write::Backend(id, backend) => drop(next.backends.insert(id, backend)),
+            Write::Ring(id, ring) => drop(next.rings.insert(id, ring)),
+            Write::Allow(network, length) => drop(next.allowed.insert((network, length))),
+            Write::Disallow(network, length) => drop(next.allowed.remove(&(network, length))),
+            Write::Service(key, service) => drop(next.services.insert(key, service)),
+            Write::RemoveService(key) => drop(next.services.remove(&key)),
+        }
+        states.push(next);
+    }
+    states
+}
+
+fn is_eligible(tables: &KernelTables, slot: Slot) -> bool {
+    tables.members.get(&slot).is_some_and(Member::is_eligible)
+}
+
+proptest! {
+    /// Arrays keep what nothing refers to any more; everything else is as wanted.
+    #[test]
+    fn the_writes_lead_to_what_is_wanted((applied, wanted) in change()) {
+        let writes = plan(&applied, &wanted);
+        let states = states(&applied, &writes);
+        let end = &states[states.len() - 1];
+        prop_assert_eq!(end.gateway, wanted.gateway);
+        prop_assert_eq!(&end.services, &wanted.services);
+        prop_assert_eq!(&end.allowed, &wanted.allowed);
+        prop_assert_eq!(&end.members, &wanted.members);
+        for (id, row) in &wanted.backends {
+            prop_assert_eq!(end.backends.get(id), Some(row));
+        }
+        for (id, ring) in &wanted.rings {
+            prop_assert_eq!(end.rings.get(id), Some(ring));
+        }
+    }
+
+    /// Each write changes something.
+    #[test]
+    fn nothing_is_written_twice_or_in_vain((applied, wanted) in change()) {
+        let states = states(&applied, &plan(&applied, &wanted));
+        for pair in states.windows(2) {
+            prop_assert_ne!(&pair[0], &pair[1]);
+        }
+        prop_assert_eq!(plan(&wanted, &wanted), vec![]);
+    }
+
+    /// Whoever is to stop has stopped before anybody starts: no service ever has a member of the
+    /// one choice and one of the other, and so no primary service has two.
+    #[test]
+    fn members_stop_before_others_start((applied, wanted) in change()) {
+        let slots: BTreeSet<Slot> = wanted.members.keys().copied().collect();
+        let goes = |slot: &Slot| is_eligible(&applied, *slot) && !is_eligible(&wanted, *slot);
+        let comes = |slot: &Slot| !is_eligible(&applied, *slot) && is_eligible(&wanted, *slot);
+        for state in states(&applied, &plan(&applied, &wanted)) {
+            let eligible: Vec<_> = slots.iter().filter(|slot| is_eligible(&state, **slot)).collect();
+            let is_old = eligible.iter().any(|slot| goes(slot));
+            let is_new = eligible.iter().any(|slot| comes(slot));
+            prop_assert!(!(is_old && is_new), "{:?}", eligible);
+            for slot in eligible {
+                prop_assert!(is_eligible(&applied, *slot) || is_eligible(&wanted, *slot));
+            }
+        }
+    }
+
+    /// A raised generation is there before any entry that others could be chosen by.
+    #[test]
+    fn old_flows_end_before_anything_begins((applied, wanted) in change()) {
+        let comes = |slot: &Slot| !is_eligible(&applied, *slot) && is_eligible(&wanted, *slot);
+        let raises = |slot: &Slot| {
+            let before = applied.members.get(slot).map(|row| row.generation);
+            before.is_some_and(|before| wanted.members[slot].generation > before)
+        };
+        for state in states(&applied, &plan(&applied, &wanted)) {
+            let has_begun = |slot: &Slot| comes(slot) && is_eligible(&state, *slot);
+            if wanted.members.keys().any(has_begun) {
+                for slot in wanted.members.keys().filter(|slot| raises(slot) && !comes(slot)) {
+                    prop_assert_eq!(state.members[slot].generation, wanted.members[slot].generation);
+                }
+            }
+        }
+    }
+
+    /// A member that newly becomes eligible refers to a backend that is written already.
+    #[test]
+    fn whoever_starts_has_a_backend((applied, wanted) in change()) {
+        let starts = |slot: &&Slot| !is_eligible(&applied, **slot) && is_eligible(&wanted, **slot);
+        for state in states(&applied, &plan(&applied, &wanted)) {
+            for slot in wanted.members.keys().filter(starts) {
+                if is_eligible(&state, *slot) {
+                    let id = state.members[slot].backend;
+                    prop_assert_eq!(state.backends.get(&id), wanted.backends.get(&id));
+                }
+            }
+        }
+    }
+
+    /// A service that is new or changed finds its members, its ring and its allow list complete;
+    /// one that goes takes its allow list along last.
+    #[test]
+    fn a_service_finds_everything_it_refers_to((applied, wanted) in change()) {
+        for state in states(&applied, &plan(&applied, &wanted)) {
+            for (key, service) in &state.services {
+                let lost = applied.allowed.difference(&state.allowed).count();
+                if applied.services.get(key) != Some(service) {
+                    prop_assert_eq!(&state.members, &wanted.members);
+                    let ring = wanted.rings.get(&service.id);
+                    prop_assert!(ring.is_none() || state.rings.get(&service.id) == ring);
+                    prop_assert!(state.allowed.is_superset(&wanted.allowed));
+                }
+                if wanted.services.get(key) != Some(service) {
+                    prop_assert_eq!(lost, 0, "an allow list shrinks under {:?}", key);
+                }
+            }
+        }
+    }
+
+    /// Generations never fall.
+    #[test]
+    fn generations_only_grow((applied, wanted) in change()) {
+        for pair in states(&applied, &plan(&applied, &wanted)).windows(2) {
+            for (slot, before) in &pair[0].members {
+                prop_assert!(pair[1].members[slot].generation >= before.generation);
+            }
+        }
+    }
+
+    /// Over tables that nobody knows, everything is written, and the members that serve nobody
+    /// come first.
+    #[test]
+    fn everything_is_written_over_nothing(wanted in tables()) {
+        let writes = plan(&KernelTables::default(), &wanted);
+        let states = states(&KernelTables::default(), &writes);
+        prop_assert_eq!(&states[states.len() - 1], &wanted);
+        let mut starts = false;
+        for write in &writes {
+            if let Write::Member(_, member) = write {
+                prop_assert!(member.is_eligible() || !starts);
+                starts |= member.is_eligible();
+            }
+        }
+    }
+}
