@@ -80,12 +80,8 @@ impl Site {
                 keys: Vec::new(),
             });
         }
-        let place = self.find_service(name).unwrap();
-        set(
-            &mut self.services[place].keys,
-            &[format!("role={role}").as_str()],
-        );
-        set(&mut self.services[place].keys, keys);
+        self.set_keys(name, &[&format!("role={role}")]);
+        self.set_keys(name, keys);
     }
 
     /// Sets keys of a service that is there.

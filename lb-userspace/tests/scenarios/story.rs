@@ -134,7 +134,6 @@ impl Story {
                 let closed = world.traffic.close(&world.kernel, slot, count);
                 same("connections closed", closed, count)
             }
-            [names @ .., _] if names.is_empty() => Err("not understood".to_owned()),
             _ => self.change_servers(words),
         }
     }
@@ -246,15 +245,15 @@ impl Story {
             ["no", "answer"] => same("answers", world.answers.len(), 0),
             [what @ ("done" | "refused"), text @ ..] => {
                 let (_, answer) = world.answers.pop().ok_or("there is no answer")?;
-                match answer {
-                    Response::Done { message } if *what == "done" => {
-                        contains(&message, &text.join(" "))
+                let said = match &answer {
+                    Response::Done { message } => ("done", message.as_str()),
+                    Response::Refused { message } => ("refused", message.as_str()),
+                    Response::Status(_) | Response::Connections(_) | Response::Explained(_) => {
+                        return Err(format!("the answer is {answer:?}"));
                     }
-                    Response::Refused { message } if *what == "refused" => {
-                        contains(&message, &text.join(" "))
-                    }
-                    other => Err(format!("the answer is {other:?}")),
-                }
+                };
+                same("answer", said.0, what)?;
+                contains(said.1, &text.join(" "))
             }
             ["told", text @ ..] => {
                 contains(&std::mem::take(&mut world.told).join("\n"), &text.join(" "))
