@@ -188,13 +188,14 @@ impl Engine {
     fn restored_member(&self, backend: usize, slot: Slot, role: Role) -> Member {
         let row = self.applied.members.get(&slot).copied().unwrap_or_default();
         let is_maint = self.backends[backend].admin == Admin::Maint;
-        let stance = match row.is_eligible() {
-            _ if is_maint => Stance::Out,
-            true => Stance::Eligible,
-            false => Stance::NoNew,
+        let stance = if row.is_eligible() {
+            Stance::Eligible
+        } else {
+            Stance::NoNew
         };
         Member {
             verdict: Verdict::new(stance, "not probed yet"),
+            // Into maint it went by a reset.
             has_served: !is_maint,
             served_as: (row.is_eligible() && role == Role::Primary).then_some(BackendRole::Primary),
             ..member_of(backend, slot, &row)

@@ -1,10 +1,13 @@
 //! What operators ask for, and what they are answered.
 
 use lb_common::member::Slot;
+use lb_userspace::engine::event::Event;
 use lb_userspace::protocol::{KillTarget, Request, Response};
+use lb_userspace::report::ConnectionReport;
 
 use crate::site::Site;
 use crate::story::check;
+use crate::traffic::Traffic;
 use crate::world::World;
 
 #[test]
@@ -160,4 +163,108 @@ fn connections_reset_in_a_retired_slot_are_counted_off_the_gateway() {
         world.traffic.backend_load(&world.kernel, gateway).active(),
         2
     );
+}
+
+#[test]
+fn explain_asks_the_kernels_own_choice() {
+    let mut site = Site::of_three();
+    site.set_service("ro", "replica", &["allow=[\"10.71.0.0/24\"]"]);
+    let mut world = World::new(site.config(), crate::server::of_three(&site));
+    world.run_for(std::time::Duration::from_secs(3));
+    let explain = |world: &World, client: &str| {
+        let client = client.parse().unwrap();
+        world.engine.explain("ro", client, 0).unwrap()
+    };
+    let friend = "10.71.0.5:41022";
+    // The one with fewer connections is next.
+    for _ in 0..4 {
+        world.step(Event::Tick);
+        let report = explain(&world, friend);
+        let slot = world.open("ro").unwrap();
+        let chosen = report.chosen.unwrap();
+        let name = chosen.replace("main/", "ro/");
+        assert_eq!(slot, world.slot(&name));
+        let candidate = report
+            .candidates
+            .iter()
+            .find(|it| it.backend == chosen)
+            .unwrap();
+        assert_eq!(candidate.reason, "chosen: replica");
+    }
+    // Nobody is eligible for those who may not come.
+    let report = explain(&world, "10.99.0.5:41022");
+    assert_eq!(report.chosen, None);
+    assert!(
+        report
+            .candidates
+            .iter()
+            .all(|it| !it.eligible && it.reason.contains("allow list"))
+    );
+    // A suspect is taken only when nobody else is left.
+    let slot = world.slot("ro/pg2");
+    world.traffic.suspect(slot);
+    world.step(Event::Tick);
+    let report = explain(&world, friend);
+    assert_eq!(report.chosen.as_deref(), Some("main/pg3"));
+    assert!(
+        report.candidates[1].reason.contains("suspect"),
+        "{report:?}"
+    );
+    world.ask(Request::Drain {
+        backend: "pg3".parse().unwrap(),
+    });
+    assert_eq!(explain(&world, friend).chosen.as_deref(), Some("main/pg2"));
+    assert!(
+        world
+            .engine
+            .explain("nope", friend.parse().unwrap(), 0)
+            .is_none()
+    );
+}
+
+#[test]
+fn connections_are_listed_by_service_and_backend() {
+    let site = Site::of_three();
+    let mut world = World::new(site.config(), crate::server::of_three(&site));
+    world.run_for(std::time::Duration::from_secs(3));
+    for service in ["rw", "ro", "ro"] {
+        world.open(service).unwrap();
+    }
+    world.half_open("ro").unwrap();
+    world.run_for(std::time::Duration::from_millis(2_500));
+    let list = |world: &World, service: Option<&str>, backend: Option<&str>| {
+        let backend = backend.map(|name| name.parse().unwrap());
+        let Traffic {
+            established,
+            transient,
+            ..
+        } = &world.traffic;
+        let now = world.tick();
+        let reports =
+            world
+                .engine
+                .connections(established, transient, now, service, backend.as_ref());
+        let line = |it: &ConnectionReport| {
+            format!(
+                "{} {} {} {}s",
+                it.service, it.backend, it.state, it.idle_seconds
+            )
+        };
+        reports.iter().map(line).collect::<Vec<_>>()
+    };
+    let all = [
+        "ro main/pg2 established 2s",
+        "ro main/pg2 half-open 2s",
+        "ro main/pg3 established 2s",
+        "rw main/pg1 established 2s",
+    ];
+    assert_eq!(list(&world, None, None), all);
+    assert_eq!(list(&world, Some("rw"), None), all[3..]);
+    assert_eq!(list(&world, None, Some("main/pg2")), all[..2]);
+    assert_eq!(list(&world, Some("rw"), Some("pg2")), [""; 0]);
+    // One that has been ended is none, though its flow is still there.
+    world.ask(Request::Kill {
+        target: KillTarget::Service("rw".to_owned()),
+    });
+    assert_eq!(list(&world, Some("rw"), None), [""; 0]);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lb_common::member::BackendId;
 use lb_userspace::engine::Moment;
+use lb_userspace::report::Health;
 
 use crate::server::{Server, of_three};
 use crate::site::Site;
@@ -278,4 +279,98 @@ fn a_full_cluster_can_be_replaced_at_once() {
     assert_eq!(world.resets.len(), 32);
     world.run_for(Duration::from_secs(5));
     assert!(world.eligible("all").is_empty());
+}
+
+/// An answer that was under way when another server took the name is not the new one's.
+#[test]
+fn a_late_answer_is_nobody_elses() {
+    let mut site = Site::of_three();
+    let mut world = World::new(site.config(), of_three(&site));
+    // The round of pg2 started a third of a millisecond ago.
+    world.run_until(Moment::from_micros(3_083_666));
+    site.move_backend("pg2");
+    world.reload(site.config());
+    world.run_for(Duration::from_millis(2));
+    assert_eq!(world.member("ro/pg2").health, Health::Unknown);
+    world.resets.clear();
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(world.member("ro/pg2").health, Health::Down);
+}
+
+#[test]
+fn every_service_can_move_at_once() {
+    let mut site = Site::empty();
+    site.set_backend("pg1", &[]);
+    site.set_backend("pg2", &[]);
+    site.set_health(&["kind=tcp"]);
+    let names: Vec<String> = (0..64).map(|number| format!("s{number}")).collect();
+    for name in &names {
+        site.set_service(name, "any", &[]);
+    }
+    let up = |name: &str| (site.address(name), Server::primary(1));
+    let mut world = World::new(site.config(), [up("pg1"), up("pg2")].into());
+    world.run_until(Moment::from_secs(1));
+    for name in &names {
+        world.open(name).unwrap();
+        site.move_service(name);
+    }
+    world.reload(site.config());
+    assert_eq!(world.resets.len(), 128);
+    world.run_for(Duration::from_secs(1));
+    assert!(
+        world
+            .traffic
+            .established
+            .values()
+            .all(|flow| flow.generation == 0)
+    );
+    for name in &names {
+        assert_eq!(world.eligible(name), ["pg1", "pg2"]);
+    }
+}
+
+#[test]
+fn every_backend_can_be_replaced_at_once() {
+    let mut site = Site::empty();
+    site.set_health(&["kind=tcp", "interval=1m", "fast_interval=10ms"]);
+    // With the gateway's own, every row of the backend table is taken.
+    let names: Vec<String> = (0..255).map(|n| format!("c{}/pg{n}", n / 32)).collect();
+    for name in &names {
+        site.set_backend(name, &[]);
+    }
+    for cluster in 0..8 {
+        let name = format!("s{cluster}");
+        site.set_service(&name, "any", &[]);
+        site.set_cluster(&name, &format!("c{cluster}"));
+    }
+    let up = |name: &String| (site.address(name), Server::primary(1));
+    let mut world = World::new(site.config(), names.iter().map(up).collect());
+    world.run_until(Moment::from_millis(20));
+    assert_eq!(world.eligible("s3").len(), 32);
+    for name in &names {
+        site.move_backend(name);
+    }
+    world.reload(site.config());
+    assert_eq!(world.resets.len(), 255);
+    for cluster in 0..8 {
+        let eligible = world.eligible(&format!("s{cluster}"));
+        assert!(
+            eligible.is_empty(),
+            "nobody knows the new servers: {eligible:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_eligible_in_another_role_is_not_so_as_before() {
+    check(
+        "at 3s   operator drain pg3
+                 restart
+                 expect ro -> pg2
+                 service ro primary
+                 reload
+                 expect ro/pg2 is unknown
+                 expect ro -> nobody
+         at 5s   expect ro -> pg1",
+    );
 }

@@ -19,7 +19,7 @@ pub(crate) struct Site {
     health: Vec<String>,
     backends: Vec<Entry>,
     services: Vec<Entry>,
-    last_backend: u8,
+    last_backend: u16,
     last_service: u16,
 }
 
@@ -61,7 +61,7 @@ impl Site {
             self.backends.push(Entry {
                 cluster: cluster.to_owned(),
                 name: name.to_owned(),
-                address: format!("10.72.0.{}:5432", self.last_backend),
+                address: self.backend_address(),
                 keys: Vec::new(),
             });
         }
@@ -120,7 +120,7 @@ impl Site {
     pub(crate) fn move_backend(&mut self, name: &str) {
         let place = self.find_backend(name).unwrap();
         self.last_backend += 1;
-        self.backends[place].address = format!("10.72.0.{}:5432", self.last_backend);
+        self.backends[place].address = self.backend_address();
     }
 
     /// Gives a service a VIP that no other has had.
@@ -128,6 +128,11 @@ impl Site {
         let place = self.find_service(name).unwrap();
         self.last_service += 1;
         self.services[place].address = format!("10.71.0.100:{}", self.last_service);
+    }
+
+    fn backend_address(&self) -> String {
+        let [high, low] = self.last_backend.to_be_bytes();
+        format!("10.72.{high}.{low}:5432")
     }
 
     /// Where a backend is.

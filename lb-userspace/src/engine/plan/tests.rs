@@ -134,6 +134,8 @@ fn is_eligible(tables: &KernelTables, slot: Slot) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
     /// Arrays keep what nothing refers to any more; everything else is as wanted.
     #[test]
     fn the_writes_lead_to_what_is_wanted((applied, wanted) in change()) {
