@@ -1,30 +1,36 @@
 //! From the text of a file to a [`Config`]: each key read once, with its rule and its default.
 
+mod service;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::file::{Entry, Findings, Section};
 use super::rules;
 use super::units::parse_size;
 use super::value::{
-    BACKEND_ADDRESS, NAME, VIP, absolute_path, endpoint, filled, forwarding, interface_name,
-    listen_address, plain_name, socket_path, word,
+    BACKEND_ADDRESS, NAME, absolute_path, endpoint, filled, interface_name, listen_address,
+    plain_name, socket_path, word,
 };
 use super::{
-    Algorithm, Backend, Cluster, Config, ConfigError, DEFAULT_PIN_DIR, DEFAULT_SOCKET, Fallback,
-    Forwarding, Gateway, HashOn, Health, Network, NoBackend, OnDown, ProbeKind, Role, Service, Tls,
-    XdpMode,
+    Backend, Cluster, Config, ConfigError, DEFAULT_PIN_DIR, DEFAULT_SOCKET, Gateway, Health,
+    PortRange, ProbeKind, Tls, XdpMode,
 };
 
-const CONNECTIONS: RangeInclusive<u32> = 1024..=4_194_304;
+use service::read_service;
+pub(crate) use service::{NetworkList, ServiceDraft};
+
+/// Sizes of the connection table. Two flows for each connection, and as many spare ones, must be a
+/// number that fits a `u32`.
+pub(crate) const CONNECTIONS: RangeInclusive<u32> = 1024..=4_194_304;
+const DEFAULT_CONNECTIONS: u32 = 65_536;
+const _: () = assert!(*CONNECTIONS.end() <= u32::MAX / 4);
 /// What `weight` may be; 0 is no new connections.
 pub(crate) const WEIGHTS: RangeInclusive<u32> = 0..=1000;
 const DEFAULT_WEIGHT: u16 = 100;
 const PROBE_TIMES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
-const HOLD_TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
 
 /// A checked value and the entry that it was read from.
 #[derive(Clone)]
@@ -53,26 +59,6 @@ pub(crate) struct BackendDraft<'a, 't> {
 pub(crate) struct HealthDraft<'a, 't> {
     pub(crate) health: Health,
     pub(crate) fast_interval: Option<Entry<'a, 't>>,
-}
-
-/// A service as far as it could be read.
-pub(crate) struct ServiceDraft<'a, 't> {
-    pub(crate) entry: Entry<'a, 't>,
-    pub(crate) name: Option<Written<'a, 't, String>>,
-    pub(crate) vip: Option<Written<'a, 't, SocketAddr>>,
-    pub(crate) cluster: Option<Written<'a, 't, String>>,
-    pub(crate) role: Option<Written<'a, 't, Role>>,
-    pub(crate) allow: Option<Written<'a, 't, Vec<Network>>>,
-    rest: ServiceRest,
-}
-
-struct ServiceRest {
-    algorithm: Algorithm,
-    hash_on: HashOn,
-    on_down: OnDown,
-    no_backend: NoBackend,
-    hold_time: Duration,
-    fallback: Fallback,
 }
 
 /// Checks the text of a configuration file; `path` is only used to name the file in errors.
@@ -132,7 +118,7 @@ fn read_gateway(section: Section<'_, '_>) -> Option<Gateway> {
     let gateway = Gateway {
         interfaces: interfaces.unwrap_or_default(),
         xdp_mode: section.or_default("xdp_mode", XdpMode::Auto, word),
-        max_connections: section.or_default("max_connections", 262_144, |entry| {
+        max_connections: section.or_default("max_connections", DEFAULT_CONNECTIONS, |entry| {
             entry.number(CONNECTIONS)
         }),
         control_socket: section.or_default("control_socket", DEFAULT_SOCKET.into(), |entry| {
@@ -145,6 +131,7 @@ fn read_gateway(section: Section<'_, '_>) -> Option<Gateway> {
         pin_dir: section.or_default("pin_dir", DEFAULT_PIN_DIR.into(), |entry| {
             entry.parsed(absolute_path)
         }),
+        full_nat_ports: section.or_default("full_nat_ports", PortRange::DEFAULT, word),
     };
     section.finish();
     Some(gateway)
@@ -270,55 +257,6 @@ impl Default for HealthDraft<'_, '_> {
     }
 }
 
-fn read_service<'a, 't>(entry: &Entry<'a, 't>) -> Option<ServiceDraft<'a, 't>> {
-    let section = entry.section("must be a section, write [[service]]")?;
-    let draft = ServiceDraft {
-        name: section
-            .required("name", NAME)
-            .and_then(|entry| written(entry, plain_name)),
-        vip: section
-            .required("vip", VIP)
-            .and_then(|entry| written(entry, |text| endpoint(text, VIP))),
-        cluster: section
-            .required("cluster", "must be the name of a cluster")
-            .and_then(|entry| written(entry, filled)),
-        role: section
-            .required("role", &Role::rule())
-            .and_then(|entry| written(entry, Role::from_str)),
-        allow: section.optional("allow").and_then(read_allow),
-        rest: read_service_rest(&section),
-        entry: entry.clone(),
-    };
-    section.finish();
-    Some(draft)
-}
-
-fn read_allow<'a, 't>(entry: Entry<'a, 't>) -> Option<Written<'a, 't, Vec<Network>>> {
-    const ALLOW: &str = "must be a list of networks, for example [\"10.71.0.0/24\"]; \
-        leave it out to allow everyone";
-    let networks = entry.list(ALLOW)?.iter().filter_map(word).collect();
-    Some(Written {
-        value: networks,
-        entry,
-    })
-}
-
-fn read_service_rest(section: &Section<'_, '_>) -> ServiceRest {
-    section.or_default("forwarding", Forwarding::Nat, |entry| {
-        entry.parsed(forwarding)
-    });
-    ServiceRest {
-        algorithm: section.or_default("algorithm", Algorithm::LeastConnections, word),
-        hash_on: section.or_default("hash_on", HashOn::AddressAndPort, word),
-        on_down: section.or_default("on_down", OnDown::Reset, word),
-        no_backend: section.or_default("no_backend", NoBackend::Reject, word),
-        hold_time: section.or_default("hold_time", Duration::from_secs(5), |entry| {
-            entry.duration(HOLD_TIMES)
-        }),
-        fallback: section.or_default("fallback", Fallback::Primary, word),
-    }
-}
-
 fn written<'a, 't, T>(
     entry: Entry<'a, 't>,
     parse: impl Fn(&str) -> Result<T, String>,
@@ -348,25 +286,6 @@ impl BackendDraft<'_, '_> {
             address: self.address?.value,
             weight: self.weight,
             max_connections: self.max_connections,
-        })
-    }
-}
-
-impl ServiceDraft<'_, '_> {
-    fn finish(self) -> Option<Service> {
-        Some(Service {
-            name: self.name?.value,
-            vip: self.vip?.value,
-            cluster: self.cluster?.value,
-            role: self.role?.value,
-            algorithm: self.rest.algorithm,
-            hash_on: self.rest.hash_on,
-            forwarding: Forwarding::Nat,
-            allow: self.allow.map(|allow| allow.value),
-            on_down: self.rest.on_down,
-            no_backend: self.rest.no_backend,
-            hold_time: self.rest.hold_time,
-            fallback: self.rest.fallback,
         })
     }
 }

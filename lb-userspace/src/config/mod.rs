@@ -8,17 +8,19 @@ mod error;
 mod file;
 mod nearest;
 mod network;
+mod ports;
 mod rules;
 pub mod units;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use check::check;
 pub use error::{ConfigError, LoadError};
 pub use network::Network;
+pub use ports::{PortRange, refuse_shared_ports};
 pub use rules::warnings;
 
 /// Where the configuration is looked for when no `-c` is given.
@@ -53,7 +55,9 @@ pub struct Gateway {
     pub interfaces: Vec<String>,
     /// How XDP is attached.
     pub xdp_mode: XdpMode,
-    /// Size of the connection table (connections).
+    /// Size of the connection table (connections). The default is 65,536: PostgreSQL has clients in
+    /// the thousands, and an entry that is not in the CPU's cache costs a packet more time than all
+    /// instructions of the program, so a table that is much too large makes every packet slower.
     pub max_connections: u32,
     /// The Unix socket on which the controller takes requests.
     pub control_socket: PathBuf,
@@ -63,6 +67,8 @@ pub struct Gateway {
     pub manage_vip: bool,
     /// The bpffs directory for pinned maps and links.
     pub pin_dir: PathBuf,
+    /// The gateway's own ports, from which `full-nat` connections reach their backends.
+    pub full_nat_ports: PortRange,
 }
 
 words! {
@@ -93,7 +99,7 @@ pub struct Cluster {
 pub struct Backend {
     /// Unique within its cluster.
     pub name: String,
-    /// Where the server listens (IPv4).
+    /// Where the server listens; the backends of a cluster are of one address family.
     pub address: SocketAddr,
     /// Share of new connections relative to the others, 0 to 1000; 0 is no new connections.
     pub weight: u16,
@@ -161,7 +167,8 @@ words! {
 pub struct Service {
     /// Unique among services.
     pub name: String,
-    /// What clients connect to (IPv4); unique among services and never a backend's address.
+    /// What clients connect to; unique among services, never a backend's address, and of the same
+    /// address family as the backends of the cluster.
     pub vip: SocketAddr,
     /// The cluster behind it; it exists.
     pub cluster: String,
@@ -173,8 +180,18 @@ pub struct Service {
     pub hash_on: HashOn,
     /// How packets are forwarded.
     pub forwarding: Forwarding,
-    /// Clients that may connect; `None` is everyone, never an empty list.
+    /// Clients that may connect; `None` is everyone, never an empty list. Of the VIP's family.
     pub allow: Option<Vec<Network>>,
+    /// Clients that may not; empty is nobody. Of the VIP's family, and no network of `allow`: the
+    /// longest prefix of both lists decides.
+    pub deny: Vec<Network>,
+    /// Open connections that one client address may have; `None` is no limit, never 0.
+    pub source_max_connections: Option<u32>,
+    /// New connections per second that one client address may open; `None` is no limit, never 0.
+    pub source_max_rate: Option<u32>,
+    /// A connection that is silent for longer is reset; `None` is never. Above 7,875 s, and always
+    /// there for `dsr`.
+    pub idle_limit: Option<Duration>,
     /// What happens to the connections of a backend that is down or lost its role.
     pub on_down: OnDown,
     /// What a new connection meets while no backend is eligible.
@@ -183,6 +200,23 @@ pub struct Service {
     pub hold_time: Duration,
     /// Who serves a `replica` service that has no eligible replica.
     pub fallback: Fallback,
+}
+
+impl Service {
+    /// Whether this client may connect: the longest prefix of both lists decides, and a client that
+    /// neither names may unless there is an `allow` list.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        let longest = |networks: &[Network]| {
+            let holders = networks.iter().filter(|network| network.contains(client));
+            holders.map(|network| network.prefix()).max()
+        };
+        let denied = longest(&self.deny);
+        match &self.allow {
+            None => denied.is_none(),
+            // No network is in both lists, so that two of the same length never hold one client.
+            Some(allow) => longest(allow) > denied,
+        }
+    }
 }
 
 words! {
@@ -224,6 +258,10 @@ words! {
     pub enum Forwarding {
         /// Destination rewritten, client address kept; replies come back through the gateway.
         Nat = "nat",
+        /// Source rewritten as well, to the gateway's; backends need no route to the clients.
+        FullNat = "full-nat",
+        /// Only the MAC address rewritten; backends hold the VIP and answer the clients themselves.
+        Dsr = "dsr",
     }
 }
 

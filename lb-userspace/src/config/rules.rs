@@ -151,10 +151,13 @@ fn refuse_too_many(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, '_
         total += cluster.backends.len();
     }
     let mut total = 0;
-    for allow in services.iter().filter_map(|service| service.allow.as_ref()) {
-        total += allow.value.len();
+    let lists = services
+        .iter()
+        .flat_map(|service| [&service.allow, &service.deny]);
+    for list in lists.flatten() {
+        total += list.networks.len();
         if total > ALLOWED {
-            allow.entry.refuse_key(format!(
+            list.entry.refuse_key(format!(
                 "must be at most {ALLOWED} networks in all services"
             ));
             break;

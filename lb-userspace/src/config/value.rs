@@ -1,10 +1,9 @@
 //! What a single value may be: text in, checked value or the rule it breaks out.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::Forwarding;
 use super::file::Entry;
 
 /// The rule for names of services and backends.
@@ -41,29 +40,73 @@ pub(crate) fn filled(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-/// The IPv4 address and port of a VIP or a backend.
+/// The address and port of a VIP or a backend.
 pub(crate) fn endpoint(text: &str, rule: &str) -> Result<SocketAddr, String> {
-    let is_v6 = text.parse::<SocketAddrV6>().is_ok()
-        || text.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok();
-    if is_v6 {
-        return Err("IPv6 is not built yet, must be an IPv4 ADDRESS:PORT".into());
-    }
-    let address: SocketAddrV4 = text.parse().map_err(|_| rule.to_owned())?;
+    let address: SocketAddr = text.parse().map_err(|_| match is_bare_ipv6(text) {
+        true => "must be [ADDRESS]:PORT, for example \"[2001:db8::100]:5432\"".to_owned(),
+        false => rule.to_owned(),
+    })?;
     if address.port() == 0 {
         return Err("must have a port from 1 to 65535".into());
     }
-    if !is_unicast(*address.ip()) {
+    match address {
+        SocketAddr::V4(address) => refuse_odd_ipv4(*address.ip())?,
+        SocketAddr::V6(address) => refuse_odd_ipv6(address)?,
+    }
+    Ok(address)
+}
+
+/// Whether a text is an IPv6 address in which the brackets or the port are missing.
+fn is_bare_ipv6(text: &str) -> bool {
+    text.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok()
+}
+
+fn refuse_odd_ipv4(address: Ipv4Addr) -> Result<(), String> {
+    if address.is_link_local() {
+        return Err(
+            "must not be link-local (169.254.0.0/16), such packets are not forwarded".into(),
+        );
+    }
+    let [first, ..] = address.octets();
+    // 0.0.0.0/8 is "this network", 240.0.0.0/4 is reserved and ends in the broadcast address.
+    let is_odd = first == 0 || first >= 240 || address.is_loopback() || address.is_multicast();
+    if is_odd {
         return Err("must be the address of one host on the network, \
             not loopback, multicast, broadcast or 0.0.0.0"
             .into());
     }
-    Ok(SocketAddr::V4(address))
+    Ok(())
 }
 
-fn is_unicast(address: Ipv4Addr) -> bool {
-    let [first, ..] = address.octets();
-    // 0.0.0.0/8 is "this network", 240.0.0.0/4 is reserved and ends in the broadcast address.
-    first != 0 && first < 240 && !address.is_loopback() && !address.is_multicast()
+fn refuse_odd_ipv6(address: SocketAddrV6) -> Result<(), String> {
+    let ip = address.ip();
+    if let Some(mapped) = ip.to_ipv4_mapped() {
+        // On the wire such a connection is an IPv4 one, and the packets hold no such address.
+        let port = address.port();
+        return Err(format!(
+            "must not be an IPv4 address written as IPv6, write \"{mapped}:{port}\""
+        ));
+    }
+    if ip.is_unicast_link_local() {
+        return Err("must not be link-local (fe80::/10), such packets are not forwarded".into());
+    }
+    if address.scope_id() != 0 {
+        return Err("must have no zone (\"%\"), only link-local addresses need one".into());
+    }
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        return Err("must be the address of one host on the network, \
+            not loopback, multicast or ::"
+            .into());
+    }
+    Ok(())
+}
+
+/// The family of an address, as it stands in sentences.
+pub(crate) fn family(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    }
 }
 
 /// An address of this host to listen on.
@@ -107,38 +150,68 @@ pub(crate) fn interface_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The forwardings that are built, and a word of its own for those that are not.
-pub(crate) fn forwarding(text: &str) -> Result<Forwarding, String> {
-    match text {
-        "full-nat" | "dsr" => Err("is not built yet, only \"nat\" is".into()),
-        _ => text.parse(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_ipv4_unicast() {
-        assert!(endpoint("10.71.0.100:5432", VIP).is_ok());
+    fn endpoints_are_hosts_on_the_network() {
+        for text in [
+            "10.71.0.100:5432",
+            "[2001:db8::100]:5432",
+            "[fd00::100]:5432",
+            "[64:ff9b::10.71.0.100]:5432",
+        ] {
+            assert_eq!(endpoint(text, VIP), Ok(text.parse().unwrap()));
+        }
         for text in [
             "",
             "10.71.0.100",
-            "10.71.0.100:0",
             "10.71.0.100:65536",
             "db1:5432",
-            "127.0.0.1:5432",
-            "0.0.0.0:5432",
-            "224.0.0.1:5432",
-            "255.255.255.255:5432",
             " 10.71.0.100:5432",
+            "[10.71.0.100]:5432",
+            "[fe80::1%eth0]:5432",
         ] {
-            assert!(endpoint(text, VIP).is_err(), "{text}");
+            assert_eq!(endpoint(text, VIP).unwrap_err(), VIP, "{text}");
         }
-        for text in ["[fd00::1]:5432", "fd00::1", "[fd00::1]"] {
-            let rule = endpoint(text, VIP).unwrap_err();
-            assert!(rule.starts_with("IPv6 is not built yet"), "{text}: {rule}");
+        for text in ["10.71.0.100:0", "[2001:db8::100]:0"] {
+            assert_eq!(
+                endpoint(text, VIP).unwrap_err(),
+                "must have a port from 1 to 65535",
+                "{text}"
+            );
+        }
+        for text in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+            assert_eq!(
+                endpoint(&format!("{text}:5432"), VIP).unwrap_err(),
+                "must be the address of one host on the network, \
+                 not loopback, multicast, broadcast or 0.0.0.0",
+                "{text}"
+            );
+        }
+        for text in ["::1", "::", "ff02::1", "ff0e::1"] {
+            assert_eq!(
+                endpoint(&format!("[{text}]:5432"), VIP).unwrap_err(),
+                "must be the address of one host on the network, not loopback, multicast or ::",
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn ipv6_is_written_in_brackets() {
+        for text in [
+            "2001:db8::100",
+            "[2001:db8::100]",
+            "2001:db8::100:5432",
+            "::",
+        ] {
+            assert_eq!(
+                endpoint(text, VIP).unwrap_err(),
+                "must be [ADDRESS]:PORT, for example \"[2001:db8::100]:5432\"",
+                "{text}"
+            );
         }
     }
 

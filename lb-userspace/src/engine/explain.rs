@@ -25,14 +25,7 @@ impl Engine {
         let tables = self.copy_tables(service, turn);
         let key = FlowKey::between(endpoint(client), vip);
         let choice = choose::choose(&tables, row, &key, 0);
-        let is_allowed = service.config.allow.as_ref().is_none_or(|networks| {
-            let SocketAddr::V4(client) = client else {
-                return false;
-            };
-            networks
-                .iter()
-                .any(|network| network.contains(*client.ip()))
-        });
+        let is_allowed = service.config.admits(client.ip());
         let chosen = (choice.is_possible() && is_allowed).then(|| choice.slot());
         let candidates = service
             .members
@@ -62,7 +55,9 @@ impl Engine {
         let backend = &self.backends[member.backend];
         let standing = choose::consider(tables, member.slot, 0).standing();
         let reason = match standing {
-            _ if !is_allowed => "the service's allow list does not name the client".to_owned(),
+            _ if !is_allowed => {
+                "the service's allow list or deny list keeps the client out".to_owned()
+            }
             Standing::Good if is_chosen => format!("chosen: {}", member.verdict.reason),
             Standing::Good | Standing::Tried => member.verdict.reason.clone(),
             Standing::Suspect => "suspect: it refused or ignored a connection".to_owned(),

@@ -175,9 +175,12 @@ impl Service {
     fn allowed(&self) -> impl Iterator<Item = ([u8; 6], u32)> {
         let [s0, s1] = self.id.0.to_be_bytes();
         let networks = self.config.allow.iter().flatten();
-        networks.map(move |network| {
-            let [a, b, c, d] = network.address().octets();
-            ([s0, s1, a, b, c, d], 16 + u32::from(network.prefix()))
+        networks.filter_map(move |network| {
+            let std::net::IpAddr::V4(address) = network.address() else {
+                return None;
+            };
+            let [a, b, c, d] = address.octets();
+            Some(([s0, s1, a, b, c, d], 16 + u32::from(network.prefix())))
         })
     }
 }

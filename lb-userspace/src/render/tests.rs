@@ -236,7 +236,7 @@ fn a_configuration_is_explained_in_these_lines() {
     let text = include_str!("../../../config/pglb.toml");
     let config = crate::config::check("pglb.toml", text).unwrap();
     let expected = "\
-gateway: XDP auto on eth0, eth1, 262144 connections at most, metrics on 127.0.0.1:9632, pglb adds the VIPs
+gateway: XDP auto on eth0, eth1, 65536 connections at most, metrics on 127.0.0.1:9632, pglb adds the VIPs
 
 cluster orders: 3 backends, probed by SQL as pglb in database postgres, tls prefer
   every 1s (250ms while changing), timeout 1s; down after 3 failures, up after 2 good probes
