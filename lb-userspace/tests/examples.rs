@@ -68,7 +68,13 @@ fn every_configuration_is_one() {
 /// example.
 #[test]
 fn commented_keys_show_their_defaults() {
-    const EXAMPLES: [&str; 1] = ["ca_file"];
+    const EXAMPLES: [&str; 5] = [
+        "ca_file",
+        "deny",
+        "source_max_connections",
+        "source_max_rate",
+        "idle_limit",
+    ];
     const FILE: &str = "config/pglb.toml";
     let text = read(FILE);
     let shipped = parse(FILE, &text);

@@ -28,7 +28,7 @@ role = "primary"
 "#;
 
 /// What is replaced by what, and the sentence after the file's name.
-const BROKEN: [(&str, &str, &str); 10] = [
+const BROKEN: [(&str, &str, &str); 14] = [
     (
         "interval = \"1s\"",
         "intervall = \"1s\"",
@@ -73,6 +73,26 @@ const BROKEN: [(&str, &str, &str); 10] = [
         "{ name = \"pg2\", ",
         "{ name = \"pg2\", weight = 5000, ",
         ":7: cluster.orders.backends.weight = 5000: must be a whole number from 0 to 1000",
+    ),
+    (
+        "10.71.0.100:5432",
+        "[2001:db8::100]:5432",
+        ":14: service.vip = \"[2001:db8::100]:5432\": must be IPv4, like the backend on line 6",
+    ),
+    (
+        "10.72.0.12:5432",
+        "2001:db8::12:5432",
+        ":7: cluster.orders.backends.address = \"2001:db8::12:5432\": must be [ADDRESS]:PORT, for example \"[2001:db8::100]:5432\"",
+    ),
+    (
+        "10.71.0.100:5432\"",
+        "10.71.0.100:5433\"\nforwarding = \"dsr\"",
+        ":15: service.forwarding = \"dsr\": must have all backends on the VIP's port 5433, because it writes no ports: line 6 has 5432, line 7 has 5432",
+    ),
+    (
+        "role = \"primary\"",
+        "role = \"primary\"\nidle_limit = \"1h\"",
+        ":17: service.idle_limit = \"1h\": must be over 7875s, the time in which Linux's keepalive finds that a peer is gone (7200 s and 9 probes 75 s apart)",
     ),
     (
         "[\"eth0\", \"eth1\"]",

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::limits::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 
-use super::check::{ClusterDraft, ServiceDraft, Written};
+use super::check::{BackendDraft, ClusterDraft, NetworkList, ServiceDraft, Written};
 use super::nearest::nearest;
 use super::units::show_duration;
-use super::{Config, ProbeKind, Role};
+use super::value::family;
+use super::{Config, Forwarding, Network, ProbeKind, Role};
 
 /// Entry 0 of the backend table is the gateway itself.
 const BACKENDS: usize = MAX_BACKENDS as usize - 1;
@@ -26,7 +27,12 @@ pub(crate) fn judge(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, '
     refuse_repeated_addresses(clusters, services);
     refuse_loose_ends(clusters, services);
     refuse_roles_without_sql(clusters, services);
+    refuse_mixed_families(clusters, services);
+    refuse_other_ports(clusters, services);
     refuse_too_many(clusters, services);
+    for service in services {
+        refuse_networks_of_both_lists(service);
+    }
     for cluster in clusters {
         refuse_odd_health(cluster);
     }
@@ -109,23 +115,130 @@ fn refuse_loose_ends(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, 
 
 fn refuse_roles_without_sql(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, '_>) {
     for service in services {
-        let (Some(role), Some(name)) = (&service.role, &service.cluster) else {
+        let (Some(role), Some(cluster)) = (&service.role, cluster_of(clusters, service)) else {
             continue;
         };
-        let cluster = clusters
-            .iter()
-            .find(|cluster| cluster.name.value == name.value);
-        let kind = cluster.map(|cluster| cluster.health.health.kind);
-        if let (Role::Primary | Role::Replica, Some(kind @ (ProbeKind::Tcp | ProbeKind::None))) =
-            (role.value, kind)
+        if let (Role::Primary | Role::Replica, kind @ (ProbeKind::Tcp | ProbeKind::None)) =
+            (role.value, cluster.health.health.kind)
         {
             role.entry.refuse(format!(
                 "must be \"any\", because cluster {} has health.kind = \"{kind}\", \
                  which tells no role",
-                name.value
+                cluster.name.value
             ));
         }
     }
+}
+
+/// A packet keeps its family on the way, so all addresses of a service have the same.
+fn refuse_mixed_families(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, '_>) {
+    for cluster in clusters {
+        refuse_mixed_backends(cluster);
+    }
+    for service in services {
+        let Some(vip) = &service.vip else {
+            continue;
+        };
+        let cluster = cluster_of(clusters, service);
+        let backends = cluster.map_or_else(Vec::new, |cluster| addresses(cluster).collect());
+        let is_other = |it: &&Address<'_, '_>| it.value.is_ipv4() != vip.value.is_ipv4();
+        // A cluster that is mixed has its sentence, and what the VIP must be is not known yet.
+        match backends.iter().copied().find(is_other) {
+            Some(backend) if backends.iter().all(is_other) => vip.entry.refuse(format!(
+                "must be {}, like the backend on line {}",
+                family(backend.value.ip()),
+                backend.entry.line()
+            )),
+            Some(_) => {}
+            None => refuse_other_networks(service, vip),
+        }
+    }
+}
+
+type Address<'a, 't> = Written<'a, 't, SocketAddr>;
+
+fn refuse_mixed_backends(cluster: &ClusterDraft<'_, '_>) {
+    let mut backends = addresses(cluster);
+    let Some(first) = backends.next() else {
+        return;
+    };
+    for backend in backends.filter(|it| it.value.is_ipv4() != first.value.is_ipv4()) {
+        backend.entry.refuse(format!(
+            "must be {}, like the backend on line {}: a cluster is of one address family",
+            family(first.value.ip()),
+            first.entry.line()
+        ));
+    }
+}
+
+fn refuse_other_networks(service: &ServiceDraft<'_, '_>, vip: &Address<'_, '_>) {
+    for network in networks(&service.allow).chain(networks(&service.deny)) {
+        if network.value.address().is_ipv4() != vip.value.is_ipv4() {
+            let family = family(vip.value.ip());
+            network.entry.refuse(format!(
+                "must be an {family} network, because the VIP is {family} and so are its clients"
+            ));
+        }
+    }
+}
+
+fn refuse_other_ports(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, '_>) {
+    for service in services {
+        let (Some(vip), Some(forwarding)) = (&service.vip, &service.forwarding) else {
+            continue;
+        };
+        match forwarding.value {
+            Forwarding::Nat | Forwarding::FullNat => continue,
+            Forwarding::Dsr => {}
+        }
+        let port = vip.value.port();
+        let cluster = cluster_of(clusters, service).into_iter();
+        let others: Vec<String> = cluster
+            .flat_map(addresses)
+            .filter(|backend| backend.value.port() != port)
+            .map(|it| format!("line {} has {}", it.entry.line(), it.value.port()))
+            .collect();
+        if !others.is_empty() {
+            forwarding.entry.refuse(format!(
+                "must have all backends on the VIP's port {port}, because it writes no ports: {}",
+                others.join(", ")
+            ));
+        }
+    }
+}
+
+fn refuse_networks_of_both_lists(service: &ServiceDraft<'_, '_>) {
+    for denied in networks(&service.deny) {
+        let mut allowed = networks(&service.allow);
+        if let Some(allowed) = allowed.find(|allowed| allowed.value == denied.value) {
+            denied.entry.refuse(format!(
+                "must not be in allow as well, line {} has it",
+                allowed.entry.line()
+            ));
+        }
+    }
+}
+
+fn cluster_of<'d, 'a, 't>(
+    clusters: Clusters<'d, 'a, 't>,
+    service: &ServiceDraft<'_, '_>,
+) -> Option<&'d ClusterDraft<'a, 't>> {
+    let name = service.cluster.as_ref()?;
+    let mut clusters = clusters.iter();
+    clusters.find(|cluster| cluster.name.value == name.value)
+}
+
+fn addresses<'d, 'a, 't>(
+    cluster: &'d ClusterDraft<'a, 't>,
+) -> impl Iterator<Item = &'d Address<'a, 't>> {
+    let backends: &'d [BackendDraft<'a, 't>] = &cluster.backends;
+    backends.iter().filter_map(|it| it.address.as_ref())
+}
+
+fn networks<'d, 'a, 't>(
+    list: &'d Option<NetworkList<'a, 't>>,
+) -> impl Iterator<Item = &'d Written<'a, 't, Network>> {
+    list.iter().flat_map(|list| &list.networks)
 }
 
 fn refuse_too_many(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_, '_>) {

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Algorithm, Fallback, Forwarding, HashOn, NoBackend, OnDown, Role, Service, warnings,
+    Algorithm, Fallback, Forwarding, HashOn, NoBackend, OnDown, Role, Service, refuse_shared_ports,
+    warnings,
 };
 
 const ANNOTATED: &str = include_str!("../../../../config/pglb.toml");
@@ -37,6 +38,37 @@ role = "replica"
 allow = ["10.71.0.0/24"]
 "#;
 
+/// The same for IPv6, with the keys that the first one leaves to their defaults.
+const VALID_IPV6: &str = r#"[gateway]
+interfaces = ["eth0"]
+full_nat_ports = "2048-8191"
+
+[cluster.orders]
+backends = [
+  { name = "pg1", address = "[2001:db8:72::11]:5432" },
+  { name = "pg2", address = "[2001:db8:72::12]:5432" },
+]
+
+[[service]]
+name = "orders-rw"
+vip = "[2001:db8:71::100]:5432"
+cluster = "orders"
+role = "primary"
+forwarding = "dsr"
+allow = ["2001:db8:71::/64"]
+deny = ["2001:db8:71::66/128"]
+
+[[service]]
+name = "orders-ro"
+vip = "[2001:db8:71::100]:5433"
+cluster = "orders"
+role = "replica"
+forwarding = "full-nat"
+source_max_connections = 50
+source_max_rate = 100
+idle_limit = "9000s"
+"#;
+
 fn errors(text: &str) -> Vec<String> {
     match check("pglb.toml", text) {
         Ok(config) => panic!("must not be valid: {config:?}"),
@@ -47,10 +79,30 @@ fn errors(text: &str) -> Vec<String> {
 /// The valid file with one text replaced gives exactly this one sentence.
 #[track_caller]
 fn check_broken(from: &str, to: &str, sentence: &str) {
-    assert_eq!(VALID.matches(from).count(), 1, "{from:?} is not there once");
-    let errors = errors(&VALID.replace(from, to));
+    check_broken_in(VALID, from, to, sentence);
+}
+
+/// The same for the valid file with IPv6.
+#[track_caller]
+fn check_broken_ipv6(from: &str, to: &str, sentence: &str) {
+    check_broken_in(VALID_IPV6, from, to, sentence);
+}
+
+#[track_caller]
+fn check_broken_in(valid: &str, from: &str, to: &str, sentence: &str) {
+    assert_eq!(valid.matches(from).count(), 1, "{from:?} is not there once");
+    let errors = errors(&valid.replace(from, to));
     assert_eq!(errors, [sentence]);
 }
+
+/// Keys without a default, which the annotated example shows with a value.
+const EXAMPLES: [&str; 5] = [
+    "ca_file = ",
+    "deny = ",
+    "source_max_connections = ",
+    "source_max_rate = ",
+    "idle_limit = ",
+];
 
 #[test]
 fn the_annotated_example_is_valid_and_shows_the_defaults() {
@@ -62,8 +114,8 @@ fn the_annotated_example_is_valid_and_shows_the_defaults() {
             rest.split_once(" = ")
                 .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
         });
-        // The one commented-out key that has no default.
-        let key = key.filter(|key| !key.starts_with("ca_file"));
+        // The commented-out keys that have no default.
+        let key = key.filter(|key| !EXAMPLES.iter().any(|example| key.starts_with(example)));
         explicit.push_str(key.unwrap_or(line));
         explicit.push('\n');
     }
@@ -81,6 +133,7 @@ fn the_annotated_example_names_every_key() {
         "metrics",
         "manage_vip",
         "pin_dir",
+        "full_nat_ports",
         "backends",
         "kind",
         "user",
@@ -102,6 +155,10 @@ fn the_annotated_example_names_every_key() {
         "hash_on",
         "forwarding",
         "allow",
+        "deny",
+        "source_max_connections",
+        "source_max_rate",
+        "idle_limit",
         "on_down",
         "no_backend",
         "hold_time",
@@ -191,6 +248,74 @@ fn values_arrive_as_written() {
 }
 
 #[test]
+fn values_for_ipv6_arrive_as_written() {
+    let config = check("pglb.toml", VALID_IPV6).unwrap();
+    let ports = config.gateway.full_nat_ports;
+    assert_eq!((ports.first, ports.last), (2048, 8191));
+    let backend = &config.clusters[0].backends[0];
+    assert_eq!(backend.address, "[2001:db8:72::11]:5432".parse().unwrap());
+    let [dsr, full_nat] = &config.services[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(dsr.vip, "[2001:db8:71::100]:5432".parse().unwrap());
+    assert_eq!(dsr.forwarding, Forwarding::Dsr);
+    assert_eq!(dsr.deny[0].to_string(), "2001:db8:71::66/128");
+    assert_eq!(dsr.source_max_connections, None);
+    assert_eq!(full_nat.forwarding, Forwarding::FullNat);
+    assert_eq!(full_nat.deny, []);
+    assert_eq!(full_nat.source_max_connections, Some(50));
+    assert_eq!(full_nat.source_max_rate, Some(100));
+    assert_eq!(full_nat.idle_limit, Some(Duration::from_secs(9000)));
+}
+
+#[test]
+fn only_dsr_has_an_idle_limit_by_default() {
+    let text = VALID_IPV6.replace("idle_limit = \"9000s\"\n", "");
+    let config = check("pglb.toml", &text).unwrap();
+    let limits: Vec<_> = config.services.iter().map(|it| it.idle_limit).collect();
+    assert_eq!(limits, [Some(Duration::from_secs(8000)), None]);
+    let text = VALID_IPV6.replace("\"dsr\"", "\"dsr\"\nidle_limit = \"10000s\"");
+    let config = check("pglb.toml", &text).unwrap();
+    let limit = config.services[0].idle_limit;
+    assert_eq!(limit, Some(Duration::from_secs(10_000)));
+}
+
+#[test]
+fn the_longest_prefix_of_both_lists_decides() {
+    let admitted = |lists: &str, clients: [&str; 4]| {
+        let text = VALID.replace("allow = [\"10.71.0.0/24\"]", lists);
+        let config = check("pglb.toml", &text).unwrap();
+        clients.map(|client| config.services[1].admits(client.parse().unwrap()))
+    };
+    let clients = ["10.71.0.7", "10.71.0.66", "10.71.0.77", "192.0.2.1"];
+    assert_eq!(admitted("", clients), [true; 4]);
+    assert_eq!(
+        admitted("deny = [\"10.71.0.64/26\"]", clients),
+        [true, false, false, true]
+    );
+    assert_eq!(
+        admitted("allow = [\"10.71.0.0/24\"]", clients),
+        [true, true, true, false]
+    );
+    // A hole in a hole, in whatever order they are written.
+    assert_eq!(
+        admitted(
+            "allow = [\"10.71.0.66\", \"10.71.0.0/24\"]\ndeny = [\"0.0.0.0/0\", \"10.71.0.64/26\"]",
+            clients
+        ),
+        [true, true, false, false]
+    );
+    // An exception to what is denied is an allow list as well, so everyone else stays out.
+    assert_eq!(
+        admitted(
+            "allow = [\"10.71.0.66\"]\ndeny = [\"10.71.0.0/24\"]",
+            clients
+        ),
+        [false, true, false, false]
+    );
+}
+
+#[test]
 fn clusters_keep_the_order_of_the_file() {
     let text = VALID.replace(
         "[[service]]\nname = \"orders-ro\"",
@@ -210,6 +335,253 @@ fn a_bad_address() {
         r#"vip = "10.71.0.100""#,
         r#"pglb.toml:17: service.vip = "10.71.0.100": must be ADDRESS:PORT, for example "10.71.0.100:5432""#,
     );
+}
+
+#[test]
+fn an_ipv6_address_without_its_brackets() {
+    for vip in [r#""2001:db8:71::100:5432""#, r#""[2001:db8:71::100]""#] {
+        check_broken_ipv6(
+            r#""[2001:db8:71::100]:5432""#,
+            vip,
+            &format!(
+                r#"pglb.toml:13: service.vip = {vip}: must be [ADDRESS]:PORT, for example "[2001:db8::100]:5432""#
+            ),
+        );
+    }
+}
+
+#[test]
+fn an_ipv4_address_written_as_ipv6() {
+    check_broken_ipv6(
+        r#""[2001:db8:71::100]:5432""#,
+        r#""[::ffff:10.71.0.100]:5432""#,
+        r#"pglb.toml:13: service.vip = "[::ffff:10.71.0.100]:5432": must not be an IPv4 address written as IPv6, write "10.71.0.100:5432""#,
+    );
+    check_broken_ipv6(
+        "2001:db8:71::66/128",
+        "::ffff:10.71.0.0/120",
+        r#"pglb.toml:18: service.deny = "::ffff:10.71.0.0/120": must not be an IPv4 network written as IPv6, write "10.71.0.0/24""#,
+    );
+}
+
+#[test]
+fn an_address_that_is_no_host_on_the_network() {
+    for address in ["[::]:5432", "[::1]:5432", "[ff02::1]:5432"] {
+        check_broken_ipv6(
+            "[2001:db8:72::11]:5432",
+            address,
+            &format!(
+                "pglb.toml:7: cluster.orders.backends.address = \"{address}\": must be the address \
+                 of one host on the network, not loopback, multicast or ::"
+            ),
+        );
+    }
+    for address in [
+        "0.0.0.0:5432",
+        "127.0.0.1:5432",
+        "224.0.0.1:5432",
+        "255.255.255.255:5432",
+    ] {
+        check_broken(
+            "10.72.0.11:5432",
+            address,
+            &format!(
+                "pglb.toml:7: cluster.orders.backends.address = \"{address}\": must be the address \
+                 of one host on the network, not loopback, multicast, broadcast or 0.0.0.0"
+            ),
+        );
+    }
+}
+
+#[test]
+fn an_address_that_is_good_on_one_link_only() {
+    for address in ["[fe80::1]:5432", "[fe80::1%2]:5432"] {
+        check_broken_ipv6(
+            "[2001:db8:71::100]:5432",
+            address,
+            &format!(
+                "pglb.toml:13: service.vip = \"{address}\": must not be link-local (fe80::/10), \
+                 such packets are not forwarded"
+            ),
+        );
+    }
+    check_broken(
+        "10.71.0.100:5432",
+        "169.254.0.100:5432",
+        r#"pglb.toml:17: service.vip = "169.254.0.100:5432": must not be link-local (169.254.0.0/16), such packets are not forwarded"#,
+    );
+    check_broken_ipv6(
+        "[2001:db8:71::100]:5432",
+        "[2001:db8:71::100%2]:5432",
+        r#"pglb.toml:13: service.vip = "[2001:db8:71::100%2]:5432": must have no zone ("%"), only link-local addresses need one"#,
+    );
+}
+
+#[test]
+fn families_that_are_mixed() {
+    check_broken(
+        "10.72.0.12:5432",
+        "[2001:db8:72::12]:5432",
+        r#"pglb.toml:8: cluster.orders.backends.address = "[2001:db8:72::12]:5432": must be IPv4, like the backend on line 7: a cluster is of one address family"#,
+    );
+    check_broken(
+        "10.72.0.11:5432",
+        "[2001:db8:72::11]:5432",
+        r#"pglb.toml:8: cluster.orders.backends.address = "10.72.0.12:5432": must be IPv6, like the backend on line 7: a cluster is of one address family"#,
+    );
+    check_broken(
+        "10.71.0.100:5433",
+        "[2001:db8:71::100]:5433",
+        r#"pglb.toml:23: service.vip = "[2001:db8:71::100]:5433": must be IPv4, like the backend on line 7"#,
+    );
+    check_broken_ipv6(
+        "[2001:db8:71::100]:5433",
+        "10.71.0.100:5433",
+        r#"pglb.toml:22: service.vip = "10.71.0.100:5433": must be IPv6, like the backend on line 7"#,
+    );
+    check_broken(
+        "10.71.0.0/24",
+        "::/0",
+        r#"pglb.toml:26: service.allow = "::/0": must be an IPv4 network, because the VIP is IPv4 and so are its clients"#,
+    );
+    check_broken_ipv6(
+        "2001:db8:71::66/128",
+        "10.71.0.66/32",
+        r#"pglb.toml:18: service.deny = "10.71.0.66/32": must be an IPv6 network, because the VIP is IPv6 and so are its clients"#,
+    );
+}
+
+#[test]
+fn ports_that_dsr_would_have_to_write() {
+    check_broken_ipv6(
+        "[2001:db8:71::100]:5432",
+        "[2001:db8:71::100]:6432",
+        r#"pglb.toml:16: service.forwarding = "dsr": must have all backends on the VIP's port 6432, because it writes no ports: line 7 has 5432, line 8 has 5432"#,
+    );
+    check_broken_ipv6(
+        "[2001:db8:72::12]:5432",
+        "[2001:db8:72::12]:6432",
+        r#"pglb.toml:16: service.forwarding = "dsr": must have all backends on the VIP's port 5432, because it writes no ports: line 8 has 6432"#,
+    );
+    check_broken(
+        r#"role = "replica""#,
+        "role = \"replica\"\nforwarding = \"dsr\"",
+        r#"pglb.toml:26: service.forwarding = "dsr": must have all backends on the VIP's port 5433, because it writes no ports: line 7 has 5432, line 8 has 5432"#,
+    );
+    // The others write them.
+    for forwarding in ["nat", "full-nat"] {
+        let role = format!("role = \"replica\"\nforwarding = \"{forwarding}\"");
+        let text = VALID.replace("role = \"replica\"", &role);
+        let config = check("pglb.toml", &text).unwrap();
+        assert_eq!(config.services[1].forwarding.as_str(), forwarding);
+    }
+}
+
+#[test]
+fn an_unknown_forwarding() {
+    check_broken_ipv6(
+        "full-nat\"",
+        "fullnat\"",
+        r#"pglb.toml:25: service.forwarding = "fullnat": must be one of "nat", "full-nat" or "dsr""#,
+    );
+}
+
+#[test]
+fn a_network_in_both_lists() {
+    check_broken(
+        "allow = [\"10.71.0.0/24\"]",
+        "allow = [\"10.71.0.0/24\"]\ndeny = [\"10.71.0.66/32\", \"10.71.0.0/24\"]",
+        r#"pglb.toml:27: service.deny = "10.71.0.0/24": must not be in allow as well, line 26 has it"#,
+    );
+    // However it is spelt.
+    check_broken_ipv6(
+        "2001:db8:71::66/128",
+        "2001:0DB8:71:0::/64",
+        r#"pglb.toml:18: service.deny = "2001:0DB8:71:0::/64": must not be in allow as well, line 17 has it"#,
+    );
+}
+
+#[test]
+fn limits_of_one_client_address_out_of_range() {
+    for most in ["0", "4194305"] {
+        check_broken_ipv6(
+            "source_max_connections = 50",
+            &format!("source_max_connections = {most}"),
+            &format!(
+                "pglb.toml:26: service.source_max_connections = {most}: must be a whole number \
+                 from 1 to 4194304"
+            ),
+        );
+    }
+    for rate in ["0", "1000001"] {
+        check_broken_ipv6(
+            "source_max_rate = 100",
+            &format!("source_max_rate = {rate}"),
+            &format!(
+                "pglb.toml:27: service.source_max_rate = {rate}: must be a whole number \
+                 from 1 to 1000000"
+            ),
+        );
+    }
+}
+
+#[test]
+fn an_idle_limit_that_would_end_what_is_alive() {
+    for limit in ["5m", "7875s"] {
+        check_broken_ipv6(
+            "9000s",
+            limit,
+            &format!(
+                "pglb.toml:28: service.idle_limit = \"{limit}\": must be over 7875s, the time in \
+                 which Linux's keepalive finds that a peer is gone (7200 s and 9 probes 75 s apart)"
+            ),
+        );
+    }
+    let shortest = VALID_IPV6.replace("9000s", "7875001ms");
+    assert!(check("pglb.toml", &shortest).is_ok());
+    check_broken_ipv6(
+        "9000s",
+        "8761h",
+        r#"pglb.toml:28: service.idle_limit = "8761h": must be at most 8760h"#,
+    );
+    check_broken_ipv6(
+        "9000s",
+        "never",
+        r#"pglb.toml:28: service.idle_limit = "never": must be a duration, for example "250ms", "1s" or "5m""#,
+    );
+}
+
+#[test]
+fn ports_that_full_nat_cannot_have() {
+    for (ports, rule) in [
+        ("1024", r#"must be FIRST-LAST, for example "1024-32767""#),
+        (
+            "80-8191",
+            "must begin at port 1024 or above, those below are for privileged programs",
+        ),
+        ("8191-2048", "must have its first port before its last"),
+        ("2048-3070", "must hold at least 1024 ports"),
+    ] {
+        check_broken_ipv6(
+            "2048-8191",
+            ports,
+            &format!("pglb.toml:3: gateway.full_nat_ports = \"{ports}\": {rule}"),
+        );
+    }
+}
+
+#[test]
+fn ports_that_the_kernel_gives_away_as_well() {
+    let config = check("pglb.toml", VALID_IPV6).unwrap();
+    assert_eq!(refuse_shared_ports(&config, (32_768, 60_999)), Ok(()));
+    assert_eq!(
+        refuse_shared_ports(&config, (8_191, 60_999)).unwrap_err(),
+        "gateway.full_nat_ports = \"2048-8191\": must not overlap the ports that the kernel gives \
+         to the host's own connections, 8191-60999 (net.ipv4.ip_local_port_range), because service \
+         orders-ro is full-nat; change one of the two"
+    );
+    let config = check("pglb.toml", VALID).unwrap();
+    assert_eq!(refuse_shared_ports(&config, (1024, 65_535)), Ok(()));
 }
 
 #[test]
@@ -322,6 +694,11 @@ fn a_vip_that_is_a_backend() {
         "10.72.0.11:5433",
         r#"pglb.toml:23: service.vip = "10.72.0.11:5433": must not be the address of a backend, line 7 has it"#,
     );
+    check_broken_ipv6(
+        "[2001:db8:71::100]:5433",
+        "[2001:DB8:72:0::11]:5433",
+        r#"pglb.toml:22: service.vip = "[2001:DB8:72:0::11]:5433": must not be the address of a backend, line 7 has it"#,
+    );
 }
 
 #[test]
@@ -421,6 +798,11 @@ fn empty_lists() {
         "[]",
         r#"pglb.toml:26: service.allow = []: must be a list of networks, for example ["10.71.0.0/24"]; leave it out to allow everyone"#,
     );
+    check_broken_ipv6(
+        r#"["2001:db8:71::66/128"]"#,
+        "[]",
+        r#"pglb.toml:18: service.deny = []: must be a list of networks, for example ["10.71.0.66/32"]; leave it out to deny nobody"#,
+    );
 }
 
 #[test]
@@ -429,6 +811,16 @@ fn a_bad_network() {
         r#"["10.71.0.0/24"]"#,
         r#"["10.71.0.7/24"]"#,
         r#"pglb.toml:26: service.allow = "10.71.0.7/24": must have no bits set after the prefix, write "10.71.0.0/24""#,
+    );
+    check_broken_ipv6(
+        "2001:db8:71::/64",
+        "2001:db8:71::7/64",
+        r#"pglb.toml:17: service.allow = "2001:db8:71::7/64": must have no bits set after the prefix, write "2001:db8:71::/64""#,
+    );
+    check_broken_ipv6(
+        "2001:db8:71::66/128",
+        "2001:db8:71::66/129",
+        r#"pglb.toml:18: service.deny = "2001:db8:71::66/129": must have a prefix length of 0 to 128"#,
     );
 }
 
@@ -612,7 +1004,7 @@ proptest! {
 
     #[test]
     fn any_toml_like_text_is_judged(
-        text in r#"((\[{1,2}(gateway|cluster(\.[a-z"]{1,3}){1,2}|service)\]{1,2})?\n?(interfaces|vip|backends|health|name|max_lag|allow) ?= ?(\["[a-z0-9./:]{0,9}"\]|[0-9]{1,25}|"[^"\n]{0,9}"|\{[a-z]{0,5} = 1\}|true|1979-05-27|nan)\n){1,5}"#,
+        text in r#"((\[{1,2}(gateway|cluster(\.[a-z"]{1,3}){1,2}|service)\]{1,2})?\n?(interfaces|vip|backends|health|name|max_lag|allow|deny|forwarding|idle_limit|source_max_(rate|connections)|full_nat_ports) ?= ?(\["[a-z0-9./:]{0,9}"\]|"\[[a-f0-9:.]{0,9}\]:[0-9]{0,5}"|"[0-9]{0,5}-[0-9]{0,5}"|[0-9]{1,25}|"[^"\n]{0,9}"|\{[a-z]{0,5} = 1\}|true|1979-05-27|nan)\n){1,5}"#,
     ) {
         check_any(&text)?;
     }
@@ -625,5 +1017,6 @@ proptest! {
     ) {
         check_any(&mutate(ANNOTATED, at, length, &with))?;
         check_any(&mutate(VALID, at, length, &with))?;
+        check_any(&mutate(VALID_IPV6, at, length, &with))?;
     }
 }
