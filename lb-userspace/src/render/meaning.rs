@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::plural;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{
-    Algorithm, Cluster, Config, Fallback, Gateway, HashOn, NoBackend, OnDown, ProbeKind, Role,
-    Service,
+    Algorithm, Cluster, Config, Fallback, Forwarding, Gateway, HashOn, Network, NoBackend, OnDown,
+    ProbeKind, Role, Service,
 };
 
 /// The gateway, the clusters and the services in a few lines each.
@@ -18,7 +18,7 @@ pub fn meaning(config: &Config) -> String {
     }
     for service in &config.services {
         text.push('\n');
-        text.push_str(&describe_service(service));
+        text.push_str(&describe_service(service, &config.gateway));
     }
     text
 }
@@ -83,7 +83,7 @@ fn describe_cluster(cluster: &Cluster) -> String {
     text
 }
 
-fn describe_service(service: &Service) -> String {
+fn describe_service(service: &Service, gateway: &Gateway) -> String {
     let whom = match (service.role, service.fallback) {
         (Role::Primary, _) => "the primary",
         (Role::Replica, Fallback::Primary) => "the replicas, or the primary when none is eligible,",
@@ -95,13 +95,6 @@ fn describe_service(service: &Service) -> String {
         (Algorithm::Hash, HashOn::AddressAndPort) => "hash of the client's address and port",
         (Algorithm::LeastConnections | Algorithm::RoundRobin, _) => service.algorithm.as_str(),
     };
-    let clients = match &service.allow {
-        None => "everyone".to_owned(),
-        Some(networks) => {
-            let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-            networks.join(", ")
-        }
-    };
     let lost = match service.on_down {
         OnDown::Reset => "its connections are reset",
         OnDown::Keep => "its connections are kept",
@@ -111,8 +104,61 @@ fn describe_service(service: &Service) -> String {
         NoBackend::Hold => format!("held for {}", show_duration(service.hold_time)),
     };
     format!(
-        "service {}: {} goes to {whom} of {}\n  {how}, {}, for {clients}\n  \
+        "service {}: {} goes to {whom} of {}\n  {how}, for {}\n  {}\n  {}\n  \
          a backend down or in another role: {lost}; no backend eligible: {none}\n",
-        service.name, service.vip, service.cluster, service.forwarding,
+        service.name,
+        service.vip,
+        service.cluster,
+        clients(service),
+        forwarding(service, gateway),
+        limits(service),
     )
+}
+
+fn clients(service: &Service) -> String {
+    let join = |networks: &[Network]| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        networks.join(", ")
+    };
+    let allowed = match &service.allow {
+        None => "everyone".to_owned(),
+        Some(networks) => join(networks),
+    };
+    match &service.deny[..] {
+        [] => allowed,
+        denied => format!("{allowed}, not for {}", join(denied)),
+    }
+}
+
+fn forwarding(service: &Service, gateway: &Gateway) -> String {
+    match service.forwarding {
+        Forwarding::Nat => "nat: backends send their replies through the gateway".to_owned(),
+        Forwarding::FullNat => format!(
+            "full-nat: backends see the gateway as client, with ports {}",
+            gateway.full_nat_ports
+        ),
+        Forwarding::Dsr => format!(
+            "dsr: each backend has {} on its loopback and answers clients itself",
+            service.vip.ip()
+        ),
+    }
+}
+
+fn limits(service: &Service) -> String {
+    let most = service
+        .source_max_connections
+        .map(|most| format!("{} at most", plural(most.into(), "connection")));
+    let rate = service
+        .source_max_rate
+        .map(|rate| format!("{} a second at most", plural(rate.into(), "new connection")));
+    let limits: Vec<String> = most.into_iter().chain(rate).collect();
+    let limits = match &limits[..] {
+        [] => "no limit".to_owned(),
+        limits => limits.join(", "),
+    };
+    let silent = match service.idle_limit {
+        None => "kept".to_owned(),
+        Some(limit) => format!("reset after {}", show_duration(limit)),
+    };
+    format!("a client address: {limits}; a silent connection: {silent}")
 }

@@ -246,15 +246,70 @@ cluster orders: 3 backends, probed by SQL as pglb in database postgres, tls pref
   pg3  10.72.0.13:5432  weight 100, 400 connections at most
 
 service orders-rw: 10.71.0.100:5432 goes to the primary of orders
-  least-connections, nat, for 10.71.0.0/24
+  least-connections, for 10.71.0.0/24
+  nat: backends send their replies through the gateway
+  a client address: no limit; a silent connection: kept
   a backend down or in another role: its connections are reset; no backend eligible: rejected at once
 
 service orders-ro: 10.71.0.100:5433 goes to the replicas, or the primary when none is eligible, of orders
-  least-connections, nat, for everyone
+  least-connections, for everyone
+  nat: backends send their replies through the gateway
+  a client address: no limit; a silent connection: kept
   a backend down or in another role: its connections are reset; no backend eligible: rejected at once
 ";
     let text = meaning(&config);
     assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn forwardings_and_limits_are_explained() {
+    let text = r#"
+[gateway]
+interfaces = ["eth0"]
+full_nat_ports = "2048-8191"
+[cluster.orders]
+backends = [{ name = "pg1", address = "[2001:db8:72::11]:5432" }]
+[[service]]
+name = "orders-rw"
+vip = "[2001:db8:71::100]:5432"
+cluster = "orders"
+role = "primary"
+forwarding = "dsr"
+deny = ["2001:db8:71::66/128"]
+source_max_rate = 100
+[[service]]
+name = "orders-ro"
+vip = "[2001:db8:71::101]:5433"
+cluster = "orders"
+role = "any"
+forwarding = "full-nat"
+allow = ["2001:db8:71::/64"]
+deny = ["2001:db8:71::66/128", "2001:db8:71:0:8000::/65"]
+source_max_connections = 1
+source_max_rate = 10
+idle_limit = "3h"
+"#;
+    let config = crate::config::check("pglb.toml", text).unwrap();
+    let expected = "
+cluster orders: 1 backend, probed by SQL as pglb in database postgres, tls prefer
+  every 1s (250ms while changing), timeout 1s; down after 3 failures, up after 2 good probes
+  a replica more than 64MB behind gets no new connections
+  pg1  [2001:db8:72::11]:5432  weight 100
+
+service orders-rw: [2001:db8:71::100]:5432 goes to the primary of orders
+  least-connections, for everyone, not for 2001:db8:71::66/128
+  dsr: each backend has 2001:db8:71::100 on its loopback and answers clients itself
+  a client address: 100 new connections a second at most; a silent connection: reset after 8000s
+  a backend down or in another role: its connections are reset; no backend eligible: rejected at once
+
+service orders-ro: [2001:db8:71::101]:5433 goes to any backend of orders
+  least-connections, for 2001:db8:71::/64, not for 2001:db8:71::66/128, 2001:db8:71:0:8000::/65
+  full-nat: backends see the gateway as client, with ports 2048-8191
+  a client address: 1 connection at most, 10 new connections a second at most; a silent connection: reset after 3h
+  a backend down or in another role: its connections are reset; no backend eligible: rejected at once
+";
+    let text = meaning(&config);
+    assert!(text.ends_with(expected), "\n{text}");
 }
 
 #[test]
