@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::limits::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
 
 use super::check::{BackendDraft, ClusterDraft, NetworkList, ServiceDraft, Written};
+use super::file::Entry;
 use super::nearest::nearest;
 use super::units::show_duration;
 use super::value::family;
@@ -208,13 +209,15 @@ fn refuse_other_ports(clusters: Clusters<'_, '_, '_>, services: Services<'_, '_,
 }
 
 fn refuse_networks_of_both_lists(service: &ServiceDraft<'_, '_>) {
+    let allowed: HashMap<Network, &Entry<'_, '_>> = networks(&service.allow)
+        .map(|allowed| (allowed.value, &allowed.entry))
+        .collect();
     for denied in networks(&service.deny) {
-        let mut allowed = networks(&service.allow);
-        if let Some(allowed) = allowed.find(|allowed| allowed.value == denied.value) {
-            denied.entry.refuse(format!(
-                "must not be in allow as well, line {} has it",
-                allowed.entry.line()
-            ));
+        if let Some(allowed) = allowed.get(&denied.value) {
+            let line = allowed.line();
+            denied
+                .entry
+                .refuse(format!("must not be in allow as well, line {line} has it"));
         }
     }
 }

@@ -944,6 +944,31 @@ fn what_the_tables_cannot_hold() {
         "{sentences:?}"
     );
 
+    // The lists of all services together are what the table must hold.
+    let networks = |first: u8, count: u16| {
+        let networks: Vec<String> = (0..count)
+            .map(|i| format!("\"{first}.{}.{}.0/24\"", i / 256, i % 256))
+            .collect();
+        networks.join(", ")
+    };
+    let lists = |denied| {
+        format!(
+            "{gateway}{}{}allow = [{}]\n{}deny = [{}]\n",
+            backends(1, 2),
+            service(0, 1),
+            networks(11, 10_000),
+            service(1, 1),
+            networks(12, denied)
+        )
+    };
+    assert!(check("pglb.toml", &lists(6_384)).is_ok());
+    let sentences = errors(&lists(6_385));
+    assert_eq!(sentences.len(), 1, "{sentences:?}");
+    assert!(
+        sentences[0].contains("service.deny: must be at most 16384 networks in all services"),
+        "{sentences:?}"
+    );
+
     let mut many = format!("{gateway}{}", backends(1, 2));
     for index in 0..65 {
         many += &service(index, 1);
