@@ -286,7 +286,10 @@ mod tests {
             "pglb kill --service orders-rw",
             "pglb kill --client 10.71.0.5",
             "pglb kill --client 10.71.0.5:41022",
+            "pglb kill --client 2001:db8:71::5",
+            "pglb kill --client [2001:db8:71::5]:41022",
             "pglb explain orders-ro 10.71.0.5:41022",
+            "pglb explain orders-ro [2001:db8:71::5]:41022",
             "pglb dump connections --json -c /etc/pglb/pglb.toml",
             "pglb detach",
         ] {
@@ -307,7 +310,9 @@ mod tests {
             "pglb kill",
             "pglb kill --backend pg1 --service orders-rw",
             "pglb kill --client pg1",
+            "pglb kill --client [2001:db8:71::5]",
             "pglb explain orders-ro 10.71.0.5",
+            "pglb explain orders-ro 2001:db8:71::5",
             "pglb dump everything",
         ] {
             assert!(parse(line).is_err(), "{line}");

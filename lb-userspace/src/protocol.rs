@@ -272,12 +272,24 @@ mod tests {
 
     #[test]
     fn a_client_without_a_port_is_all_its_connections() {
-        let one: ClientRef = "10.71.0.5:41022".parse().unwrap();
-        let all: ClientRef = "10.71.0.5".parse().unwrap();
-        let client = "10.71.0.5:41022".parse().unwrap();
-        let other = "10.71.0.5:41023".parse().unwrap();
-        assert!(one.names(client) && !one.names(other));
-        assert!(all.names(client) && all.names(other));
+        for (one, all, other) in [
+            ("10.71.0.5:41022", "10.71.0.5", "10.71.0.5:41023"),
+            (
+                "[2001:db8:71::5]:41022",
+                "2001:db8:71::5",
+                "[2001:db8:71::5]:41023",
+            ),
+        ] {
+            let client = one.parse().unwrap();
+            let other = other.parse().unwrap();
+            let one: ClientRef = one.parse().unwrap();
+            let all: ClientRef = all.parse().unwrap();
+            assert!(one.names(client) && !one.names(other));
+            assert!(all.names(client) && all.names(other));
+            for shown in [one, all] {
+                assert_eq!(shown.to_string().parse(), Ok(shown));
+            }
+        }
         assert!("db1:5432".parse::<ClientRef>().is_err());
     }
 }
