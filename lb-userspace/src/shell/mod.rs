@@ -4,6 +4,7 @@
 pub mod announce;
 pub mod bpf;
 pub mod bpf_tables;
+mod checksum;
 pub mod clock;
 pub mod control;
 pub mod host;

@@ -7,20 +7,24 @@
 //! number that is merely near draws a challenge ACK, which the data plane answers in its turn.
 //! Neither window nor timestamps count for a reset, so none are needed.
 
+mod segment;
+
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use self::segment::{FLAG_ACK, FLAG_RST, Fields, Segment};
+
 /// The end of a connection, said to `destination` in the name of `source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {
     /// Whom the receiver believes it to come from.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Whose connection ends.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// What the receiver expects next: the last acknowledgment number that it sent.
     pub sequence: u32,
 }
@@ -30,9 +34,9 @@ pub struct Reset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Whom the receiver believes it to come from, and answers.
-    pub source: SocketAddrV4,
+    pub source: SocketAddr,
     /// Who is to answer.
-    pub destination: SocketAddrV4,
+    pub destination: SocketAddr,
     /// What the receiver is believed to expect next; the segment carries the number before it.
     pub sequence: u32,
     /// The last sequence number that the receiver sent, plus one.
@@ -50,32 +54,34 @@ pub struct Tally {
     pub first_error: Option<io::Error>,
 }
 
-/// A raw IPv4 socket that sends resets and probes.
+/// A raw socket of each address family, which sends resets and probes.
 #[derive(Debug)]
 pub struct ResetSender {
-    socket: Socket,
+    ipv4: Socket,
+    /// `None` on a host whose kernel has no IPv6.
+    ipv6: Option<Socket>,
 }
 
 impl ResetSender {
-    /// Opens the socket, which takes `CAP_NET_RAW`.
+    /// Opens the sockets, which takes `CAP_NET_RAW`.
     pub fn open() -> io::Result<Self> {
-        // This protocol means "the header is mine" and receives nothing.
-        let protocol = Protocol::from(IPPROTO_RAW);
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol))?;
-        socket.set_nonblocking(true)?;
-        // What another worker queued on a slow interface must not stop a whole table of resets.
-        socket.set_send_buffer_size(SEND_BUFFER)?;
-        Ok(Self { socket })
+        let ipv6 = match open_raw(Domain::IPV6) {
+            Ok(socket) => Some(socket),
+            Err(error) if error.raw_os_error() == Some(EAFNOSUPPORT) => None,
+            Err(error) => return Err(error),
+        };
+        let ipv4 = open_raw(Domain::IPV4)?;
+        Ok(Self { ipv4, ipv6 })
     }
 
     /// Sends one reset. Waits for a full queue, at most 20 ms.
     pub fn send(&self, reset: &Reset) -> io::Result<()> {
-        self.transmit(reset.destination, &reset.segment())
+        self.transmit(reset.destination, &reset.segment()?)
     }
 
     /// Sends one probe. Waits for a full queue, at most 20 ms.
     pub fn probe(&self, probe: &Probe) -> io::Result<()> {
-        self.transmit(probe.destination, &probe.segment())
+        self.transmit(probe.destination, &probe.segment()?)
     }
 
     /// Sends all of them, and goes on after a failure.
@@ -88,12 +94,12 @@ impl ResetSender {
         probes.into_iter().map(|probe| self.probe(&probe)).collect()
     }
 
-    fn transmit(&self, destination: SocketAddrV4, segment: &[u8; SEGMENT_LEN]) -> io::Result<()> {
-        let destination = SockAddr::from(destination);
+    fn transmit(&self, destination: SocketAddr, segment: &Segment) -> io::Result<()> {
+        let (socket, destination) = self.way_to(destination)?;
         for _ in 0..ATTEMPTS {
-            match self.socket.send_to(segment, &destination) {
+            match socket.send_to(segment.as_bytes(), &destination) {
                 Ok(_) => return Ok(()),
-                Err(error) if is_queue_full(&error) => self.wait_for_room()?,
+                Err(error) if is_queue_full(&error) => wait_for_room(socket)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -101,29 +107,61 @@ impl ResetSender {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    fn wait_for_room(&self) -> io::Result<()> {
-        let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut room, PollTimeout::from(ATTEMPT_MILLISECONDS))?;
-        Ok(())
+    /// The socket for a destination, and the destination as that socket takes it.
+    fn way_to(&self, destination: SocketAddr) -> io::Result<(&Socket, SockAddr)> {
+        match destination {
+            SocketAddr::V4(_) => Ok((&self.ipv4, destination.into())),
+            SocketAddr::V6(mut address) => {
+                let Some(socket) = &self.ipv6 else {
+                    return Err(io::Error::from_raw_os_error(EAFNOSUPPORT));
+                };
+                // A raw IPv6 socket reads a port as a protocol number, and refuses any that is not
+                // its own (`rawv6_sendmsg`).
+                address.set_port(0);
+                Ok((socket, SocketAddr::V6(address).into()))
+            }
+        }
     }
 }
 
+fn open_raw(domain: Domain) -> io::Result<Socket> {
+    // This protocol means "the header is mine" in both families, so that the source may be anybody,
+    // and receives nothing.
+    let protocol = Protocol::from(IPPROTO_RAW);
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    // What another worker queued on a slow interface must not stop a whole table of resets.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    Ok(socket)
+}
+
+fn wait_for_room(socket: &Socket) -> io::Result<()> {
+    let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut room, PollTimeout::from(ATTEMPT_MILLISECONDS))?;
+    Ok(())
+}
+
 impl Reset {
-    fn segment(&self) -> [u8; SEGMENT_LEN] {
-        build_segment(self.source, self.destination, self.sequence, 0, FLAG_RST)
+    fn segment(&self) -> io::Result<Segment> {
+        Segment::build(&Fields {
+            source: self.source,
+            destination: self.destination,
+            sequence: self.sequence,
+            acknowledgment: 0,
+            flags: FLAG_RST,
+        })
     }
 }
 
 impl Probe {
-    fn segment(&self) -> [u8; SEGMENT_LEN] {
-        let before = self.sequence.wrapping_sub(1);
-        build_segment(
-            self.source,
-            self.destination,
-            before,
-            self.acknowledgment,
-            FLAG_ACK,
-        )
+    fn segment(&self) -> io::Result<Segment> {
+        Segment::build(&Fields {
+            source: self.source,
+            destination: self.destination,
+            sequence: self.sequence.wrapping_sub(1),
+            acknowledgment: self.acknowledgment,
+            flags: FLAG_ACK,
+        })
     }
 }
 
@@ -148,64 +186,9 @@ fn is_queue_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(ENOBUFS)
 }
 
-fn build_segment(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
-    sequence: u32,
-    acknowledgment: u32,
-    flags: u8,
-) -> [u8; SEGMENT_LEN] {
-    let mut segment = [0; SEGMENT_LEN];
-    segment[0] = 0x45;
-    segment[2..4].copy_from_slice(&TOTAL_LENGTH.to_be_bytes());
-    segment[6] = DO_NOT_FRAGMENT;
-    segment[8] = TTL;
-    segment[9] = PROTOCOL_TCP;
-    segment[12..16].copy_from_slice(&source.ip().octets());
-    segment[16..20].copy_from_slice(&destination.ip().octets());
-    segment[20..22].copy_from_slice(&source.port().to_be_bytes());
-    segment[22..24].copy_from_slice(&destination.port().to_be_bytes());
-    segment[24..28].copy_from_slice(&sequence.to_be_bytes());
-    segment[28..32].copy_from_slice(&acknowledgment.to_be_bytes());
-    segment[32] = 5 << 4;
-    segment[33] = flags;
-    if flags & FLAG_ACK != 0 {
-        // A closed window would stop the receiver where it takes the segment at its word.
-        segment[34..36].copy_from_slice(&[0xff; 2]);
-    }
-    let header_sum = checksum(sum_words(&segment[..20]));
-    segment[10..12].copy_from_slice(&header_sum);
-    // The pseudo-header: both addresses, the protocol and the length of the TCP part.
-    let pseudo = sum_words(&segment[12..20]) + u32::from(PROTOCOL_TCP) + 20;
-    let tcp_sum = checksum(pseudo + sum_words(&segment[20..]));
-    segment[36..38].copy_from_slice(&tcp_sum);
-    segment
-}
-
-fn sum_words(bytes: &[u8]) -> u32 {
-    let (words, _) = bytes.as_chunks::<2>();
-    words
-        .iter()
-        .map(|&word| u32::from(u16::from_be_bytes(word)))
-        .sum()
-}
-
-fn checksum(sum: u32) -> [u8; 2] {
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let [_, _, high, low] = (!(folded + (folded >> 16))).to_be_bytes();
-    [high, low]
-}
-
-/// An IPv4 and a TCP header, neither with options (bytes).
-const TOTAL_LENGTH: u16 = 40;
-const SEGMENT_LEN: usize = TOTAL_LENGTH as usize;
 const IPPROTO_RAW: i32 = 255;
-const PROTOCOL_TCP: u8 = 6;
-const DO_NOT_FRAGMENT: u8 = 0x40;
-const TTL: u8 = 64;
-const FLAG_RST: u8 = 0x04;
-const FLAG_ACK: u8 = 0x10;
 const ENOBUFS: i32 = nix::errno::Errno::ENOBUFS as i32;
+const EAFNOSUPPORT: i32 = nix::errno::Errno::EAFNOSUPPORT as i32;
 /// A packet is let wait this often, and this long each time (milliseconds).
 const ATTEMPTS: u32 = 4;
 const ATTEMPT_MILLISECONDS: u8 = 5;

@@ -289,9 +289,9 @@ impl Walker {
 /// Both ends of the connection of a flow to a backend: the client, and the backend if its flow is
 /// known.
 fn both_ends(key: &FlowKey<Address>, flow: &Flow<Address>, flows: &Flows) -> (End, Option<End>) {
-    let client = socket_address(key.sender());
-    let vip = socket_address(key.receiver());
-    let backend = socket_address(flow.rewritten);
+    let client = socket_address(key.sender()).into();
+    let vip = socket_address(key.receiver()).into();
+    let backend = socket_address(flow.rewritten).into();
     let opposite = flows.get(&key.opposite(flow)).copied();
     let answered = opposite.map_or(0, |opposite| opposite.last_ack);
     let to_client = End {
