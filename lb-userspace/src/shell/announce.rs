@@ -1,27 +1,42 @@
-//! Gratuitous ARP: tells the hosts of a network that a VIP is here.
+//! Tells the hosts of a network that a VIP is here.
 //!
-//! In the form of a request (sender and target are the VIP): every implementation updates its
-//! neighbour entry from one, which is not true of the reply form (RFC 5227 section 3).
+//! IPv4: gratuitous ARP in the form of a request (sender and target are the VIP): every
+//! implementation updates its neighbour entry from one, which is not true of the reply form
+//! (RFC 5227 section 3). IPv6: an unsolicited neighbour advertisement with the override flag
+//! (RFC 4861 section 7.2.6).
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockType, bind, socket};
 
+use super::checksum::{checksum, sum_words};
+use super::network::settings::{self, Setting};
+
 /// Says once on `interface` that `vip` is there.
 ///
 /// A frame can be lost like any other: call it several times, some milliseconds apart.
-pub fn announce(interface: &str, vip: Ipv4Addr) -> io::Result<()> {
+pub fn announce(interface: &str, vip: IpAddr) -> io::Result<()> {
     let (link, mac) = find_ethernet(interface)?;
+    match vip {
+        IpAddr::V4(vip) => send(&link, &build_arp(mac, vip)),
+        IpAddr::V6(vip) => {
+            // Whoever asks the kernel for the same address is told this as well.
+            let is_router = settings::read(interface, Setting::Ipv6Forwarding)? != 0;
+            send(&link, &build_advertisement(mac, vip, is_router))
+        }
+    }
+}
+
+fn send(link: &LinkAddr, frame: &[u8]) -> io::Result<()> {
     // Without a protocol the socket sends, and is handed no frame of anybody else's.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-    bind(socket.as_raw_fd(), &link)?;
-    let frame = build_frame(mac, vip);
-    let written = File::from(socket).write(&frame)?;
+    bind(socket.as_raw_fd(), link)?;
+    let written = File::from(socket).write(frame)?;
     if written == frame.len() {
         Ok(())
     } else {
@@ -55,8 +70,8 @@ fn find_ethernet(interface: &str) -> io::Result<(LinkAddr, [u8; 6])> {
     })
 }
 
-fn build_frame(mac: [u8; 6], vip: Ipv4Addr) -> [u8; FRAME_LEN] {
-    let mut frame = [0; FRAME_LEN];
+fn build_arp(mac: [u8; 6], vip: Ipv4Addr) -> [u8; ARP_FRAME_LEN] {
+    let mut frame = [0; ARP_FRAME_LEN];
     frame[0..6].copy_from_slice(&BROADCAST);
     frame[6..12].copy_from_slice(&mac);
     frame[12..14].copy_from_slice(&ETHERTYPE_ARP);
@@ -68,100 +83,58 @@ fn build_frame(mac: [u8; 6], vip: Ipv4Addr) -> [u8; FRAME_LEN] {
     frame
 }
 
+fn build_advertisement(
+    mac: [u8; 6],
+    vip: Ipv6Addr,
+    is_router: bool,
+) -> [u8; ADVERTISEMENT_FRAME_LEN] {
+    let mut frame = [0; ADVERTISEMENT_FRAME_LEN];
+    frame[0..6].copy_from_slice(&ALL_NODES_MAC);
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&ETHERTYPE_IPV6);
+
+    let (ip, message) = frame[14..].split_at_mut(40);
+    ip[0] = 0x60;
+    ip[5] = ADVERTISEMENT_LEN;
+    ip[6] = PROTOCOL_ICMPV6;
+    ip[7] = HOP_LIMIT;
+    ip[8..24].copy_from_slice(&vip.octets());
+    ip[24..40].copy_from_slice(&ALL_NODES.octets());
+
+    message[0] = NEIGHBOUR_ADVERTISEMENT;
+    message[4] = FLAG_OVERRIDE | if is_router { FLAG_ROUTER } else { 0 };
+    message[8..24].copy_from_slice(&vip.octets());
+    message[24..26].copy_from_slice(&TARGET_LINK_LAYER);
+    message[26..32].copy_from_slice(&mac);
+    // The pseudo-header (RFC 8200 section 8.1): both addresses, length, protocol.
+    let pseudo = sum_words(&ip[8..40]) + u32::from(ADVERTISEMENT_LEN) + u32::from(PROTOCOL_ICMPV6);
+    let sum = checksum(pseudo + sum_words(message));
+    message[2..4].copy_from_slice(&sum);
+    frame
+}
+
 /// The shortest frame that Ethernet carries, its check sequence left to the card (bytes).
-const FRAME_LEN: usize = 60;
+const ARP_FRAME_LEN: usize = 60;
 const BROADCAST: [u8; 6] = [0xff; 6];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// Hardware type Ethernet, protocol type IPv4, their address lengths, operation "request".
 const ETHERNET_IPV4_REQUEST: [u8; 8] = [0, 1, 0x08, 0x00, 6, 4, 0, 1];
 
+/// The message with its one option (bytes).
+const ADVERTISEMENT_LEN: u8 = 24 + 8;
+const ADVERTISEMENT_FRAME_LEN: usize = 14 + 40 + ADVERTISEMENT_LEN as usize;
+const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Where Ethernet carries `ALL_NODES` (RFC 2464 section 7).
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const PROTOCOL_ICMPV6: u8 = 58;
+/// A receiver takes no other: a router would have lowered it (RFC 4861 section 7.1.2).
+const HOP_LIMIT: u8 = 255;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const FLAG_ROUTER: u8 = 0x80;
+const FLAG_OVERRIDE: u8 = 0x20;
+/// The option "target link-layer address", 8 bytes long.
+const TARGET_LINK_LAYER: [u8; 2] = [2, 1];
+
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-
-    use etherparse::{ArpHardwareId, ArpOperation, EtherType, SlicedPacket};
-    use nix::net::if_::if_nametoindex;
-    use nix::sys::socket::{MsgFlags, SockProtocol, recv};
-
-    use super::*;
-    use crate::shell::lone_thread;
-
-    const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-    const VIP: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 100);
-
-    #[track_caller]
-    fn check_frame(frame: &[u8]) {
-        let packet = SlicedPacket::from_ethernet(frame).unwrap();
-        let ethernet = packet
-            .link
-            .as_ref()
-            .unwrap()
-            .to_header()
-            .unwrap()
-            .ethernet2()
-            .unwrap();
-        assert_eq!(ethernet.source, MAC);
-        assert_eq!(ethernet.destination, [0xff; 6]);
-        assert_eq!(ethernet.ether_type, EtherType::ARP);
-        let Some(etherparse::NetSlice::Arp(arp)) = packet.net else {
-            panic!("no ARP: {packet:?}");
-        };
-        assert_eq!(arp.hw_addr_type(), ArpHardwareId::ETHERNET);
-        assert_eq!(arp.proto_addr_type(), EtherType::IPV4);
-        assert_eq!(arp.operation(), ArpOperation::REQUEST);
-        assert_eq!(arp.sender_hw_addr(), MAC);
-        assert_eq!(arp.sender_protocol_addr(), VIP.octets());
-        assert_eq!(arp.target_hw_addr(), [0; 6]);
-        assert_eq!(arp.target_protocol_addr(), VIP.octets());
-    }
-
-    #[test]
-    fn the_frame_is_a_request_from_and_for_the_vip() {
-        let frame = build_frame(MAC, VIP);
-        assert_eq!(frame.len(), 60);
-        check_frame(&frame);
-    }
-
-    #[test]
-    fn an_interface_that_is_not_there_is_named() {
-        let error = announce("nosuch0", VIP).unwrap_err();
-        assert_eq!(error.to_string(), "there is no interface nosuch0");
-    }
-
-    #[test]
-    fn an_interface_without_a_mac_is_named() {
-        let error = announce("lo", VIP).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "interface lo has no MAC, nothing can be announced there"
-        );
-    }
-
-    #[test]
-    #[ignore = "needs root"]
-    fn the_other_end_of_the_wire_receives_it() {
-        lone_thread::with_own_network(|| async {
-            lone_thread::ip("link add here address 02:00:00:00:00:01 type veth peer name there");
-            lone_thread::ip("link set here up");
-            lone_thread::ip("link set there up");
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let everything = SockProtocol::EthAll;
-            let wire = socket(AddressFamily::Packet, SockType::Raw, flags, everything).unwrap();
-            let (there, _) = find_ethernet("there").unwrap();
-            assert_eq!(there.ifindex(), if_nametoindex("there").unwrap() as usize);
-            bind(wire.as_raw_fd(), &there).unwrap();
-
-            announce("here", VIP).unwrap();
-
-            // The kernel's own multicast chatter comes along; the frame is among the first few.
-            let mut buffer = [0; 2048];
-            for _ in 0..50 {
-                let length = recv(wire.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
-                if buffer[12..14] == ETHERTYPE_ARP {
-                    return check_frame(&buffer[..length]);
-                }
-            }
-            panic!("no ARP among 50 frames");
-        });
-    }
-}
+mod tests;

@@ -131,7 +131,7 @@ pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
         }
         tokio::spawn(async move {
             for _ in 0..ANNOUNCEMENTS {
-                if let Err(error) = announce(&place.interface, vip) {
+                if let Err(error) = announce(&place.interface, vip.into()) {
                     warn!("cannot announce {vip} on {}: {error}", place.interface);
                     return;
                 }
