@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -110,13 +110,10 @@ pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
     if !config.gateway.manage_vip {
         return Ok(());
     }
-    let vips: BTreeSet<Ipv4Addr> = config
+    let vips: BTreeSet<IpAddr> = config
         .services
         .iter()
-        .filter_map(|service| match service.vip.ip() {
-            IpAddr::V4(vip) => Some(vip),
-            IpAddr::V6(_) => None,
-        })
+        .map(|service| service.vip.ip())
         .collect();
     for (interface, vip) in network.own_vips().await? {
         if config.gateway.interfaces.contains(&interface) && !vips.contains(&vip) {
@@ -131,7 +128,7 @@ pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
         }
         tokio::spawn(async move {
             for _ in 0..ANNOUNCEMENTS {
-                if let Err(error) = announce(&place.interface, vip.into()) {
+                if let Err(error) = announce(&place.interface, vip) {
                     warn!("cannot announce {vip} on {}: {error}", place.interface);
                     return;
                 }
@@ -143,7 +140,7 @@ pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
 }
 
 /// Takes the VIPs that pglb has added off this gateway's interfaces; returns what was taken.
-pub async fn drop_vips(network: &Network, gateway: &Gateway) -> Result<Vec<(String, Ipv4Addr)>> {
+pub async fn drop_vips(network: &Network, gateway: &Gateway) -> Result<Vec<(String, IpAddr)>> {
     let mut own = network.own_vips().await?;
     own.retain(|(interface, _)| gateway.interfaces.contains(interface));
     for (interface, vip) in &own {

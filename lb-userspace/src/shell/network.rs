@@ -6,16 +6,16 @@ mod interface;
 pub mod settings;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::{AddressMessageBuilder, Handle};
 use tokio::task::JoinHandle;
 
 pub use self::interface::{Interface, InterfaceAddress, XdpPlace, XdpProgram};
-use self::interface::{label_for, read_interface};
+use self::interface::{mark_as_vip, read_interface};
+use self::settings::Setting;
 
 /// Where a VIP is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Network {
     ///
     /// Where an interface has it already, nothing is done. Otherwise the one of `interfaces` gets
     /// it whose subnet holds it (the narrowest, if several do), or else the first.
-    pub async fn add_vip(&self, vip: Ipv4Addr, interfaces: &[String]) -> Result<VipPlace> {
+    pub async fn add_vip(&self, vip: IpAddr, interfaces: &[String]) -> Result<VipPlace> {
         let present = self.interfaces().await?;
         if let Some((interface, address)) = find_address(&present, vip) {
             let interface = interface.name.clone();
@@ -93,12 +93,15 @@ impl Network {
         let Some(home) = find_home(&present, vip, interfaces) else {
             bail!("there is no interface {}", interfaces.join(", "));
         };
-        let mut request = self
-            .handle
-            .address()
-            .add(home.index, vip.into(), HOST_PREFIX);
-        let label = AddressAttribute::Label(label_for(&home.name));
-        request.message_mut().attributes.push(label);
+        if vip.is_ipv6() && settings::read(&home.name, Setting::DisableIpv6).unwrap_or(1) != 0 {
+            let setting = Setting::DisableIpv6.name(&home.name);
+            bail!(
+                "{} has no IPv6, so {vip} cannot be there ({setting} must be 0)",
+                home.name
+            );
+        }
+        let mut request = self.handle.address().add(home.index, vip, host_prefix(vip));
+        mark_as_vip(request.message_mut(), vip, &home.name);
         let doing = || format!("adding {vip} to {}", home.name);
         request
             .execute()
@@ -112,18 +115,25 @@ impl Network {
     }
 
     /// Takes `vip` from `interface`, whoever put it there. False when it was not there.
-    pub async fn remove_vip(&self, vip: Ipv4Addr, interface: &str) -> Result<bool> {
+    pub async fn remove_vip(&self, vip: IpAddr, interface: &str) -> Result<bool> {
         let Some(found) = self.interface(interface).await? else {
             return Ok(false);
         };
-        let is_vip = |has: &InterfaceAddress| has.address == vip && has.prefix_len == HOST_PREFIX;
+        let is_vip =
+            |has: &InterfaceAddress| has.address == vip && has.prefix_len == host_prefix(vip);
         if !found.addresses.iter().any(is_vip) {
             return Ok(false);
         }
-        let message = AddressMessageBuilder::<Ipv4Addr>::new()
-            .index(found.index)
-            .address(vip, HOST_PREFIX)
-            .build();
+        let message = match vip {
+            IpAddr::V4(vip) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(found.index)
+                .address(vip, IPV4_BITS)
+                .build(),
+            IpAddr::V6(vip) => AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(found.index)
+                .address(vip, IPV6_BITS)
+                .build(),
+        };
         let doing = || format!("removing {vip} from {interface}");
         match self
             .handle
@@ -142,13 +152,11 @@ impl Network {
 
     /// Every address that pglb put on an interface, in this run or an earlier one, with the name
     /// of the interface.
-    pub async fn own_vips(&self) -> Result<Vec<(String, Ipv4Addr)>> {
+    pub async fn own_vips(&self) -> Result<Vec<(String, IpAddr)>> {
         let mut own = Vec::new();
         for interface in self.interfaces().await? {
             for address in interface.addresses.iter().filter(|address| address.is_ours) {
-                if let IpAddr::V4(vip) = address.address {
-                    own.push((interface.name.clone(), vip));
-                }
+                own.push((interface.name.clone(), address.address));
             }
         }
         Ok(own)
@@ -161,10 +169,7 @@ impl Drop for Network {
     }
 }
 
-fn find_address(
-    interfaces: &[Interface],
-    vip: Ipv4Addr,
-) -> Option<(&Interface, &InterfaceAddress)> {
+fn find_address(interfaces: &[Interface], vip: IpAddr) -> Option<(&Interface, &InterfaceAddress)> {
     interfaces.iter().find_map(|interface| {
         let mut addresses = interface.addresses.iter();
         Some((interface, addresses.find(|address| address.address == vip)?))
@@ -173,7 +178,7 @@ fn find_address(
 
 fn find_home<'a>(
     present: &'a [Interface],
-    vip: Ipv4Addr,
+    vip: IpAddr,
     listed: &[String],
 ) -> Option<&'a Interface> {
     let candidates = || {
@@ -191,7 +196,7 @@ fn find_home<'a>(
                 .iter()
                 .map(move |address| (interface, address))
         })
-        .filter(|(_, address)| address.prefix_len < HOST_PREFIX && holds(address, vip))
+        .filter(|(_, address)| address.prefix_len < host_prefix(vip) && holds(address, vip))
         // Of equals the first wins: the order of the list is the operator's.
         .min_by_key(|(_, address)| std::cmp::Reverse(address.prefix_len))
         .map(|(interface, _)| interface)
@@ -199,14 +204,18 @@ fn find_home<'a>(
 }
 
 /// Whether `vip` lies in the subnet of `address`.
-fn holds(address: &InterfaceAddress, vip: Ipv4Addr) -> bool {
-    match address.address {
-        IpAddr::V4(own) => {
-            let host_bits = u32::from(HOST_PREFIX.saturating_sub(address.prefix_len));
+fn holds(address: &InterfaceAddress, vip: IpAddr) -> bool {
+    let host_bits = u32::from(host_prefix(vip).saturating_sub(address.prefix_len));
+    match (address.address, vip) {
+        (IpAddr::V4(own), IpAddr::V4(vip)) => {
             let differing = u32::from(own) ^ u32::from(vip);
             differing.checked_shr(host_bits).unwrap_or(0) == 0
         }
-        IpAddr::V6(_) => false,
+        (IpAddr::V6(own), IpAddr::V6(vip)) => {
+            let differing = u128::from(own) ^ u128::from(vip);
+            differing.checked_shr(host_bits).unwrap_or(0) == 0
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
     }
 }
 
@@ -227,8 +236,16 @@ fn into_io(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-/// A VIP is an address without a subnet.
-const HOST_PREFIX: u8 = 32;
+/// The prefix length of an address without a subnet, which every VIP is.
+fn host_prefix(vip: IpAddr) -> u8 {
+    match vip {
+        IpAddr::V4(_) => IPV4_BITS,
+        IpAddr::V6(_) => IPV6_BITS,
+    }
+}
+
+const IPV4_BITS: u8 = 32;
+const IPV6_BITS: u8 = 128;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
@@ -59,8 +59,35 @@ pub enum XdpPlace {
     Hardware,
 }
 
-/// The mark that tells our addresses from others, also after a restart: IPv4 addresses carry a
-/// label, shown by `ip address`, which must be short.
+/// Makes a VIP of an address that is to be added: with the mark by which it is known as ours, also
+/// after a restart.
+pub(super) fn mark_as_vip(message: &mut AddressMessage, vip: IpAddr, interface: &str) {
+    match vip {
+        IpAddr::V4(_) => {
+            let label = AddressAttribute::Label(label_for(interface));
+            message.attributes.push(label);
+        }
+        // IPv6 addresses carry no label. The metric is that of the subnet's route, and without
+        // such a route it is a number that the kernel keeps, and shows in `ip address`, for nothing
+        // else (Linux 4.18 and newer; the `proto` of an address came with 5.18 only).
+        IpAddr::V6(_) => message.attributes.extend([
+            AddressAttribute::RoutePriority(VIP_METRIC),
+            AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+            AddressAttribute::CacheInfo(never_a_source()),
+        ]),
+    }
+}
+
+/// An address that is valid for ever and preferred never: the host answers to it, and does not
+/// choose it when it speaks to somebody itself (RFC 6724 section 5, rule 3).
+fn never_a_source() -> CacheInfo {
+    let mut lifetimes = CacheInfo::default();
+    lifetimes.ifa_preferred = 0;
+    lifetimes.ifa_valid = u32::MAX;
+    lifetimes
+}
+
+/// IPv4 addresses carry a label, shown by `ip address`, which must be short.
 pub(super) fn label_for(interface: &str) -> String {
     let usual = format!("{interface}:{LABEL}");
     if usual.len() <= MAX_LABEL {
@@ -126,6 +153,8 @@ fn read_address(message: &AddressMessage) -> Option<InterfaceAddress> {
             peer = Some(*address);
         } else if let AddressAttribute::Label(label) = attribute {
             is_ours = is_our_label(label);
+        } else if let AddressAttribute::RoutePriority(metric) = attribute {
+            is_ours = *metric == VIP_METRIC;
         }
     }
     // IPv6 has only the second; on a point-to-point IPv4 link that one is the other end.
@@ -183,5 +212,7 @@ fn place_of(attached: &XdpAttached) -> Option<XdpPlace> {
 }
 
 const LABEL: &str = "pglb";
+/// The same four letters as a number.
+const VIP_METRIC: u32 = u32::from_be_bytes(*b"pglb");
 /// What the kernel has room for in the label of an address (bytes, `IFNAMSIZ` less its end).
 const MAX_LABEL: usize = 15;

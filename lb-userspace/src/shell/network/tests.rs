@@ -1,4 +1,4 @@
-use super::interface::is_our_label;
+use super::interface::{is_our_label, label_for};
 use super::*;
 use crate::shell::lone_thread::{ip, with_own_network};
 
@@ -29,6 +29,8 @@ fn check_home(vip: &str, listed: &[&str], expected: Option<&str>) {
         interface("eth1", 3, &[("10.72.0.1", 16)]),
         interface("eth2", 4, &[("10.72.5.1", 24), ("10.9.0.7", 32)]),
         interface("any", 5, &[("10.0.0.1", 0)]),
+        interface("eth6", 6, &[("fe80::6", 64), ("2001:db8:71::1", 64)]),
+        interface("eth7", 7, &[("2001:db8:71::1", 60), ("::", 0)]),
     ];
     let listed: Vec<_> = listed.iter().map(|&name| name.to_owned()).collect();
     let home = find_home(&present, vip.parse().unwrap(), &listed);
@@ -49,6 +51,12 @@ fn a_vip_belongs_where_its_subnet_is_or_to_the_first() {
     check_home("10.71.0.100", &["eth2"], Some("eth2"));
     check_home("10.71.0.100", &["gone0"], None);
     check_home("10.71.0.100", &["gone0", "any"], Some("any"));
+    // The same for IPv6, and no family is in the other's subnet.
+    let all = ["eth0", "eth7", "eth6"];
+    check_home("2001:db8:71::100", &all, Some("eth6"));
+    check_home("2001:db8:71:1::100", &all, Some("eth7"));
+    check_home("10.71.0.100", &["eth7", "eth0"], Some("eth0"));
+    check_home("2001:db8:1::1", &["any", "eth6"], Some("any"));
 }
 
 #[test]
@@ -92,10 +100,20 @@ fn an_interface_is_read_with_all_that_belongs_to_it() {
 #[test]
 #[ignore = "needs root"]
 fn a_vip_is_added_once_known_again_and_removed() {
-    with_own_network(|| async {
+    check_vip("10.71.0.100", "10.71.0.1/24", "10.71.0.100/32");
+    check_vip(
+        "2001:db8:71::100",
+        "2001:db8:71::1/64",
+        "2001:db8:71::100/128",
+    );
+}
+
+#[track_caller]
+fn check_vip(vip: &str, subnet: &str, by_hand: &str) {
+    let vip: IpAddr = vip.parse().unwrap();
+    with_own_network(|| async move {
         ip("link add here type veth peer name there");
-        ip("address add 10.71.0.1/24 dev there");
-        let vip = Ipv4Addr::new(10, 71, 0, 100);
+        ip(&format!("address add {subnet} dev there"));
         let listed = ["here".to_owned(), "there".to_owned()];
         let network = Network::open().unwrap();
         let place = |is_ours, is_new| VipPlace {
@@ -118,25 +136,63 @@ fn a_vip_is_added_once_known_again_and_removed() {
         assert!(!later.remove_vip(vip, "there").await.unwrap());
         assert_eq!(later.own_vips().await.unwrap(), []);
 
-        ip("address add 10.71.0.100/32 dev there");
+        ip(&format!("address add {by_hand} dev there"));
         assert_eq!(
             network.add_vip(vip, &listed).await.unwrap(),
             place(false, false)
         );
         assert_eq!(network.own_vips().await.unwrap(), []);
-        let error = network
-            .add_vip(Ipv4Addr::new(10, 1, 1, 1), &["gone0".to_owned()])
-            .await;
+        let gone = ["gone0".to_owned()];
+        let elsewhere = match vip {
+            IpAddr::V4(_) => "10.1.1.1".parse().unwrap(),
+            IpAddr::V6(_) => "2001:db8:1::1".parse().unwrap(),
+        };
+        let error = network.add_vip(elsewhere, &gone).await;
         assert_eq!(
             error.unwrap_err().to_string(),
             "there is no interface gone0"
         );
         // The subnet's own address, with a prefix of its own, is not a VIP.
-        assert!(
-            !network
-                .remove_vip(Ipv4Addr::new(10, 71, 0, 1), "there")
-                .await
-                .unwrap()
+        let (own, _) = subnet.split_once('/').unwrap();
+        let own = own.parse().unwrap();
+        assert!(!network.remove_vip(own, "there").await.unwrap());
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_ipv6_vip_can_be_used_at_once_and_is_no_source() {
+    with_own_network(|| async {
+        ip("link add here type veth peer name there");
+        ip("link set there up");
+        ip("link set here up");
+        ip("address add 2001:db8:71::1/64 dev here nodad");
+        let vip = "2001:db8:71::100".parse().unwrap();
+        let network = Network::open().unwrap();
+        let listed = ["here".to_owned()];
+        network.add_vip(vip, &listed).await.unwrap();
+        // While it was tentative it could not be bound.
+        std::net::TcpListener::bind((vip, 5432)).unwrap();
+        // By its longest common prefix it would be the source (RFC 6724 section 5, rule 8).
+        let own = std::net::UdpSocket::bind("[::]:0").unwrap();
+        own.connect("[2001:db8:71::101]:5432").unwrap();
+        assert_eq!(own.local_addr().unwrap().ip().to_string(), "2001:db8:71::1");
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_interface_without_ipv6_is_named() {
+    with_own_network(|| async {
+        ip("link add here type veth peer name there");
+        settings::set("here", Setting::DisableIpv6, 1).unwrap();
+        let network = Network::open().unwrap();
+        let vip = "2001:db8:71::100".parse().unwrap();
+        let error = network.add_vip(vip, &["here".to_owned()]).await;
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "here has no IPv6, so 2001:db8:71::100 cannot be there \
+             (net.ipv6.conf.here.disable_ipv6 must be 0)"
         );
     });
 }
