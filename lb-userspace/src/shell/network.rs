@@ -4,18 +4,22 @@
 pub mod changes;
 mod interface;
 pub mod settings;
+pub mod vlans;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{AddressMessageBuilder, Handle};
 use tokio::task::JoinHandle;
 
 pub use self::interface::{Interface, InterfaceAddress, XdpPlace, XdpProgram};
 use self::interface::{mark_as_vip, read_interface};
 use self::settings::Setting;
+use self::vlans::{Vlan, read_vlans};
 
 /// Where a VIP is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +58,7 @@ impl Network {
 
     /// Every interface, in the order of the kernel's numbers.
     pub async fn interfaces(&self) -> Result<Vec<Interface>> {
-        let links: Vec<_> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| explain(error, "reading the interfaces"))?;
+        let links = self.links().await?;
         let addresses: Vec<_> = self
             .handle
             .address()
@@ -74,6 +71,21 @@ impl Network {
             .iter()
             .filter_map(|link| read_interface(link, &addresses))
             .collect())
+    }
+
+    /// Every VLAN device by its number in the kernel, and what it stands for.
+    pub async fn vlans(&self) -> Result<BTreeMap<u32, Vlan>> {
+        Ok(read_vlans(&self.links().await?))
+    }
+
+    async fn links(&self) -> Result<Vec<LinkMessage>> {
+        self.handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| explain(error, "reading the interfaces"))
     }
 
     /// Makes this host have `vip`.
