@@ -3,6 +3,7 @@
 
 pub mod changes;
 mod interface;
+pub mod outgoing;
 pub mod settings;
 pub mod vlans;
 
