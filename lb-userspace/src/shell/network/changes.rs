@@ -1,4 +1,5 @@
-//! Tells when a next hop may have changed: links, routes, rules, and MACs of neighbours.
+//! Tells when a next hop may have changed: links, addresses, routes, rules, and MACs of neighbours,
+//! all of both families.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteFlags, RouteMessage};
@@ -25,6 +27,8 @@ pub async fn watch_changes(sender: Sender<()>) -> Result<()> {
     let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Neigh,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
         MulticastGroup::Ipv4Rule,
@@ -38,6 +42,11 @@ pub async fn watch_changes(sender: Sender<()>) -> Result<()> {
         let mut links = pin!(links);
         while let Some(link) = links.try_next().await? {
             known.note_link(&link);
+        }
+        let addresses = handle.address().get().execute();
+        let mut addresses = pin!(addresses);
+        while let Some(address) = addresses.try_next().await? {
+            known.note_address(&address);
         }
         let neighbours = handle.neighbours().get().execute();
         let mut neighbours = pin!(neighbours);
@@ -81,16 +90,25 @@ pub async fn watch_changes(sender: Sender<()>) -> Result<()> {
     }
 }
 
-/// What was last heard of links and neighbours, so that mere repetitions are not taken for news.
+/// What was last heard of links, addresses and neighbours, so that mere repetitions are not taken
+/// for news: each router advertisement repeats addresses, each look at a neighbour its MAC.
 #[derive(Default)]
 struct Known {
     links: HashMap<u32, LinkState>,
+    addresses: HashMap<Place, Usability>,
     /// Their MACs.
-    neighbours: HashMap<NeighbourKey, Vec<u8>>,
+    neighbours: HashMap<Place, Vec<u8>>,
 }
 
 /// Interface and address.
-type NeighbourKey = (u32, IpAddr);
+type Place = (u32, IpAddr);
+
+/// What of an address decides whether it is chosen as a source.
+#[derive(PartialEq, Eq)]
+struct Usability {
+    is_deprecated: bool,
+    is_tentative: bool,
+}
 
 /// What of a link can change a next hop.
 #[derive(Default, PartialEq, Eq)]
@@ -119,6 +137,10 @@ impl Known {
             self.note_link(link)
         } else if let Message::DelLink(link) = message {
             self.forget_link(link)
+        } else if let Message::NewAddress(address) = message {
+            self.note_address(address)
+        } else if let Message::DelAddress(address) = message {
+            read_address(address).is_some_and(|(place, _)| self.addresses.remove(&place).is_some())
         } else if let Message::NewNeighbour(neighbour) = message {
             self.note_neighbour(neighbour)
         } else if let Message::DelNeighbour(neighbour) = message {
@@ -144,9 +166,19 @@ impl Known {
         if link.header.interface_family != AddressFamily::Unspec {
             return false;
         }
+        self.addresses
+            .retain(|(index, _), _| *index != link.header.index);
         self.neighbours
             .retain(|(index, _), _| *index != link.header.index);
         self.links.remove(&link.header.index).is_some()
+    }
+
+    fn note_address(&mut self, address: &AddressMessage) -> bool {
+        let Some((place, usability)) = read_address(address) else {
+            return false;
+        };
+        let before = self.addresses.insert(place, usability);
+        before.as_ref() != self.addresses.get(&place)
     }
 
     /// A neighbour that nobody knew before changes nothing: no flow can have used it.
@@ -187,9 +219,29 @@ impl LinkState {
     }
 }
 
+fn read_address(message: &AddressMessage) -> Option<(Place, Usability)> {
+    let mut own = None;
+    let mut peer = None;
+    let mut flags = AddressFlags::empty();
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(address) = attribute {
+            own = Some(*address);
+        } else if let AddressAttribute::Address(address) = attribute {
+            peer = Some(*address);
+        } else if let AddressAttribute::Flags(set) = attribute {
+            flags = *set;
+        }
+    }
+    let usability = Usability {
+        is_deprecated: flags.contains(AddressFlags::Deprecated),
+        is_tentative: flags.contains(AddressFlags::Tentative),
+    };
+    Some(((message.header.index, own.or(peer)?), usability))
+}
+
 /// The interface and address of a neighbour and its MAC, which is absent while it is unknown.
 /// `None` for entries of a bridge's forwarding table, which come in the same messages.
-fn read_neighbour(neighbour: &NeighbourMessage) -> Option<(NeighbourKey, Option<&[u8]>)> {
+fn read_neighbour(neighbour: &NeighbourMessage) -> Option<(Place, Option<&[u8]>)> {
     let mut address = None;
     let mut mac = None;
     for attribute in &neighbour.attributes {
