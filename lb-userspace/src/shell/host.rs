@@ -1,4 +1,4 @@
-//! What pglb changes on its host besides XDP: the VIPs, and two settings of its interfaces. What
+//! What pglb changes on its host besides XDP: the VIPs, and a few settings of its interfaces. What
 //! was there before is noted beside the control socket, so that `pglb detach` puts it back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,13 +53,35 @@ pub async fn look_at_interfaces(network: &Network, gateway: &Gateway) -> Result<
 }
 
 /// Lets the interfaces forward. The routing lookup of the XDP program answers only where
-/// forwarding is on, and the kernel sends the packets whose next hop it has to resolve first;
-/// those to a client come from the VIP, an address of this host that lies on another interface,
-/// so that they must be accepted from it, and not asked the way back too strictly.
-pub fn let_forward(gateway: &Gateway) -> Result<()> {
+/// forwarding is on, and the kernel sends the packets whose next hop it has to resolve first.
+/// IPv6 is left as it is where the configuration has none.
+pub fn let_forward(config: &Config) -> Result<()> {
+    let gateway = &config.gateway;
     let mut before = read_note(&gateway.control_socket)?;
+    let outcome = let_forward_ipv4(gateway, &mut before).and_then(|()| {
+        if has_ipv6(config) {
+            let_forward_ipv6(gateway, &mut before)
+        } else {
+            Ok(())
+        }
+    });
+    // What was changed is noted also when something else could not be.
+    write_note(&gateway.control_socket, &before)?;
+    outcome
+}
+
+/// What the settings were before pglb changed them, by `INTERFACE WORD`.
+type Note = BTreeMap<String, u8>;
+
+/// To clients go packets from the VIP, an address of this host that lies on another interface, so
+/// that they must be accepted from it, and not asked the way back too strictly.
+fn let_forward_ipv4(gateway: &Gateway, before: &mut Note) -> Result<()> {
     for interface in &gateway.interfaces {
-        for (setting, word, value) in SETTINGS {
+        for (setting, value) in [
+            (Setting::Forwarding, 1),
+            (Setting::AcceptLocal, 1),
+            (Setting::ReversePath, LOOSE),
+        ] {
             let is_strict = || {
                 let read = |name: &str| settings::read(name, setting).unwrap_or(0);
                 read("all").max(read(interface)) == STRICT
@@ -67,36 +89,99 @@ pub fn let_forward(gateway: &Gateway) -> Result<()> {
             if setting == Setting::ReversePath && !is_strict() {
                 continue;
             }
-            let old = settings::set(interface, setting, value)
-                .with_context(|| format!("cannot set {word} on {interface}"))?;
-            if old != value {
-                info!("net.ipv4.conf.{interface}.{word} is {value} now (was {old})");
-                before.entry(format!("{interface} {word}")).or_insert(old);
+            if let Some(old) = change(interface, setting, value, before)? {
+                info!("{} is {value} now (was {old})", setting.name(interface));
             }
         }
     }
-    write_note(&gateway.control_socket, &before)
+    Ok(())
 }
 
-/// What is set on each interface. The way back is asked loosely where it was asked strictly.
-const SETTINGS: [(Setting, &str, u8); 3] = [
-    (Setting::Forwarding, "forwarding", 1),
-    (Setting::AcceptLocal, "accept_local", 1),
-    (Setting::ReversePath, "rp_filter", 2),
-];
-const STRICT: u8 = 1;
+fn has_ipv6(config: &Config) -> bool {
+    let mut backends = config.clusters.iter().flat_map(|cluster| &cluster.backends);
+    config.services.iter().any(|service| service.vip.is_ipv6())
+        || backends.any(|backend| backend.address.is_ipv6())
+}
+
+/// The kernel forwards IPv6 between all interfaces or none: of a single one it asks only the XDP
+/// program's lookup. And an interface that forwards no longer listens to routers, not even for the
+/// default route that it has from one, unless it is told to; where it did listen, it is told to.
+fn let_forward_ipv6(gateway: &Gateway, before: &mut Note) -> Result<()> {
+    let names = settings::names_with_ipv6()
+        .context("this host has no IPv6, and the configuration has IPv6 addresses")?;
+    let forwards = |name: &str| settings::read(name, Setting::Ipv6Forwarding);
+    let is_all = forwards(ALL)? != 0;
+    let is_about_to = |name: &&String| {
+        let is_concerned = !is_all || gateway.interfaces.contains(name);
+        // One that has just been taken off the host is none of our concern.
+        *name != ALL
+            && *name != LOOPBACK
+            && is_concerned
+            && forwards(name).is_ok_and(|value| value == 0)
+    };
+    let mut listeners = Vec::new();
+    for name in names.iter().filter(is_about_to) {
+        if settings::read(name, Setting::AcceptRa).is_ok_and(|value| value == LISTENS) {
+            change(name, Setting::AcceptRa, ALWAYS_LISTENS, before)?;
+            listeners.push(name.as_str());
+        }
+    }
+    if !listeners.is_empty() {
+        warn!(
+            "IPv6 is forwarded from now on, and an interface that forwards ignores router \
+             advertisements: net.ipv6.conf.*.accept_ra is {ALWAYS_LISTENS} now (was {LISTENS}) \
+             for {}, which go on as before",
+            listeners.join(", ")
+        );
+    }
+    if !is_all {
+        // To be put back after `all`, which takes every interface with it.
+        for name in names.iter().filter(|name| *name != ALL) {
+            if forwards(name).is_ok_and(|value| value != 0) {
+                let key = note_key(name, Setting::Ipv6Forwarding);
+                before.entry(key).or_insert(1);
+            }
+        }
+    }
+    let interfaces = gateway.interfaces.iter().map(String::as_str);
+    for name in std::iter::once(ALL).chain(interfaces) {
+        if let Some(old) = change(name, Setting::Ipv6Forwarding, 1, before)? {
+            let setting = Setting::Ipv6Forwarding.name(name);
+            info!("{setting} is 1 now (was {old})");
+        }
+    }
+    Ok(())
+}
+
+/// Gives a setting a value; returns the one that it had, if that was another one.
+fn change(interface: &str, setting: Setting, value: u8, before: &mut Note) -> Result<Option<u8>> {
+    let old = settings::set(interface, setting, value)
+        .with_context(|| format!("cannot set {}", setting.name(interface)))?;
+    if old == value {
+        return Ok(None);
+    }
+    before.entry(note_key(interface, setting)).or_insert(old);
+    Ok(Some(old))
+}
 
 /// Puts the interfaces' settings back as they were.
 pub fn restore_settings(gateway: &Gateway) -> Result<()> {
-    for (place, old) in read_note(&gateway.control_socket)? {
-        let Some((interface, word)) = place.split_once(' ') else {
-            continue;
-        };
-        let setting = SETTINGS.into_iter().find(|(_, known, _)| *known == word);
-        if let Some((setting, ..)) = setting
-            && let Err(error) = settings::set(interface, setting, old)
-        {
-            warn!("cannot put net.ipv4.conf.{interface}.{word} back to {old}: {error}");
+    let note = read_note(&gateway.control_socket)?;
+    // What `all` says of a setting goes for every interface, so it comes first; and who listened to
+    // routers must not be told to stop before it stops forwarding.
+    for setting in WORDS.map(|(setting, _)| setting) {
+        let mut noted: Vec<_> = note
+            .iter()
+            .filter_map(|(key, old)| {
+                Some((key.strip_suffix(note_key("", setting).as_str())?, *old))
+            })
+            .collect();
+        noted.sort_by_key(|(interface, _)| *interface != ALL);
+        for (interface, old) in noted {
+            if let Err(error) = settings::set(interface, setting, old) {
+                let setting = setting.name(interface);
+                warn!("cannot put {setting} back to {old}: {error}");
+            }
         }
     }
     match fs::remove_file(note_path(&gateway.control_socket)) {
@@ -105,20 +190,39 @@ pub fn restore_settings(gateway: &Gateway) -> Result<()> {
     }
 }
 
+fn note_key(interface: &str, setting: Setting) -> String {
+    let known = WORDS.iter().find(|(known, _)| *known == setting);
+    let word = known.map_or("", |(_, word)| word);
+    format!("{interface} {word}")
+}
+
+/// The settings that are changed, and put back in this order, as the note has them.
+const WORDS: [(Setting, &str); 5] = [
+    (Setting::Forwarding, "forwarding"),
+    (Setting::AcceptLocal, "accept_local"),
+    (Setting::ReversePath, "rp_filter"),
+    (Setting::Ipv6Forwarding, "ipv6/forwarding"),
+    (Setting::AcceptRa, "ipv6/accept_ra"),
+];
+/// The name under which a setting of every interface goes.
+const ALL: &str = "all";
+const LOOPBACK: &str = "lo";
+/// Of [`Setting::ReversePath`].
+const STRICT: u8 = 1;
+const LOOSE: u8 = 2;
+/// Of [`Setting::AcceptRa`].
+const LISTENS: u8 = 1;
+const ALWAYS_LISTENS: u8 = 2;
+
 /// Adds the VIPs to this host and announces them; takes away those of services that are gone.
 pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
-    if !config.gateway.manage_vip {
-        return Ok(());
-    }
-    let vips: BTreeSet<IpAddr> = config
-        .services
-        .iter()
-        .map(|service| service.vip.ip())
-        .collect();
-    for (interface, vip) in network.own_vips().await? {
-        if config.gateway.interfaces.contains(&interface) && !vips.contains(&vip) {
-            network.remove_vip(vip, &interface).await?;
-            info!("{vip} is taken off {interface}: no service uses it any more");
+    let vips = vips_of(config);
+    if config.gateway.manage_vip {
+        for (interface, vip) in network.own_vips().await? {
+            if config.gateway.interfaces.contains(&interface) && !vips.contains(&vip) {
+                network.remove_vip(vip, &interface).await?;
+                info!("{vip} is taken off {interface}: no service uses it any more");
+            }
         }
     }
     for vip in vips {
@@ -126,17 +230,53 @@ pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
         if place.is_new {
             info!("{vip} is on {} now", place.interface);
         }
-        tokio::spawn(async move {
-            for _ in 0..ANNOUNCEMENTS {
-                if let Err(error) = announce(&place.interface, vip) {
-                    warn!("cannot announce {vip} on {}: {error}", place.interface);
-                    return;
-                }
-                tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
-            }
-        });
+        announce_often(place.interface, vip);
     }
     Ok(())
+}
+
+/// Adds and announces the VIPs that have vanished from this host: an interface that is switched
+/// off loses its IPv6 addresses, and what manages interfaces may tidy away what is not its own.
+pub async fn keep_vips(network: &Network, config: &Config) {
+    if let Err(error) = add_vanished_vips(network, config).await {
+        warn!("a VIP has vanished, and cannot be added again: {error:#}");
+    }
+}
+
+async fn add_vanished_vips(network: &Network, config: &Config) -> Result<()> {
+    let mut vips = vips_of(config);
+    for interface in network.interfaces().await? {
+        for has in interface.addresses {
+            vips.remove(&has.address);
+        }
+    }
+    for vip in vips {
+        let place = network.add_vip(vip, &config.gateway.interfaces).await?;
+        warn!("{vip} had vanished; it is on {} again", place.interface);
+        announce_often(place.interface, vip);
+    }
+    Ok(())
+}
+
+/// The VIPs that pglb has to care for.
+fn vips_of(config: &Config) -> BTreeSet<IpAddr> {
+    if !config.gateway.manage_vip {
+        return BTreeSet::new();
+    }
+    let services = config.services.iter();
+    services.map(|service| service.vip.ip()).collect()
+}
+
+fn announce_often(interface: String, vip: IpAddr) {
+    tokio::spawn(async move {
+        for _ in 0..ANNOUNCEMENTS {
+            if let Err(error) = announce(&interface, vip) {
+                warn!("cannot announce {vip} on {interface}: {error}");
+                return;
+            }
+            tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
+        }
+    });
 }
 
 /// Takes the VIPs that pglb has added off this gateway's interfaces; returns what was taken.
@@ -153,7 +293,7 @@ fn note_path(control_socket: &Path) -> PathBuf {
     control_socket.with_extension("settings.json")
 }
 
-fn read_note(control_socket: &Path) -> Result<BTreeMap<String, u8>> {
+fn read_note(control_socket: &Path) -> Result<Note> {
     let path = note_path(control_socket);
     match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
@@ -163,7 +303,7 @@ fn read_note(control_socket: &Path) -> Result<BTreeMap<String, u8>> {
     }
 }
 
-fn write_note(control_socket: &Path, note: &BTreeMap<String, u8>) -> Result<()> {
+fn write_note(control_socket: &Path, note: &Note) -> Result<()> {
     if note.is_empty() {
         return Ok(());
     }
@@ -174,3 +314,6 @@ fn write_note(control_socket: &Path, note: &BTreeMap<String, u8>) -> Result<()> 
     fs::write(&path, serde_json::to_vec(note)?)
         .with_context(|| format!("cannot write {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

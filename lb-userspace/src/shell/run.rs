@@ -39,7 +39,7 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     let network = Network::open()?;
     let interfaces = host::look_at_interfaces(&network, &config.gateway).await?;
     let control = control::bind(&config.gateway.control_socket)?;
-    host::let_forward(&config.gateway)?;
+    host::let_forward(&config)?;
     let mut datapath = match bpf::start(&config.gateway, &interfaces, is_debugging) {
         Err(error) if !bpf::has_tables(&config.gateway.pin_dir) => {
             host::restore_settings(&config.gateway)?;
@@ -72,7 +72,11 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
         let event = tokio::select! {
             Some(event) = inbox.recv() => event,
             Some(slot) = suspected.recv() => Event::Suspected(slot),
-            Some(()) = changed.recv() => Event::NextHopsChanged,
+            Some(()) = changed.recv() => {
+                controller.step(Event::NextHopsChanged);
+                host::keep_vips(&network, controller.engine.config()).await;
+                continue;
+            }
             Some((request, reply)) = asked.recv() => {
                 controller.take_request(request, reply);
                 continue;
@@ -333,7 +337,11 @@ impl Controller {
             );
             return None;
         }
-        if let Err(error) = host::take_vips(network, &config).await {
+        let prepared = match host::let_forward(&config) {
+            Ok(()) => host::take_vips(network, &config).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = prepared {
             error!("the configuration stays as it was: {error:#}");
             return None;
         }
