@@ -1,7 +1,7 @@
 //! Real servers: `initdb`, `pg_ctl` and, for TLS, `openssl` have to be there.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -140,7 +140,12 @@ impl Postgres {
     }
 
     pub(super) fn target(&self) -> Target {
-        let mut target = target(SocketAddr::from(([127, 0, 0, 1], self.port)));
+        self.target_at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// The server by another of its addresses, which the settings must let it listen on.
+    pub(super) fn target_at(&self, address: IpAddr) -> Target {
+        let mut target = target(SocketAddr::new(address, self.port));
         target.password = Some("secret".to_owned());
         target
     }
@@ -181,7 +186,7 @@ fn binaries() -> PathBuf {
     newest.expect("a version of PostgreSQL").join("bin")
 }
 
-/// Makes two authorities, and a server certificate for 127.0.0.1 signed by the first of them.
+/// Makes two authorities, and a server certificate for 127.0.0.1 and ::1 signed by the first of them.
 pub(super) fn write_certificates(directory: &Path) {
     let openssl = |arguments: &str| {
         run(Command::new("openssl")
@@ -194,7 +199,11 @@ pub(super) fn write_certificates(directory: &Path) {
             "{options} -subj /CN={name} -keyout {name}.key -out {name}.crt"
         ));
     }
-    fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    fs::write(
+        directory.join("names"),
+        "subjectAltName=IP:127.0.0.1,IP:::1\n",
+    )
+    .unwrap();
     openssl("req -new -nodes -subj /CN=server -keyout server.key -out server.csr");
     let authority = "-CA authority.crt -CAkey authority.key -CAcreateserial";
     let options = format!("x509 -req -in server.csr -days 2 -extfile names {authority}");

@@ -1,6 +1,7 @@
 //! The probe against real servers.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::process::Command;
 
 use super::postgres::{Postgres, run, write_certificates};
@@ -79,6 +80,49 @@ async fn a_primary_and_its_replica_say_what_they_are() {
         .matches("connection authorized: user=pglb")
         .count();
     assert_eq!(opened, 1);
+}
+
+#[tokio::test]
+#[ignore = "needs root and PostgreSQL"]
+async fn a_server_on_ipv6_is_asked_as_any_other() {
+    let postgres = Postgres::start("ipv6");
+    write_certificates(&postgres.directory);
+    let directory = postgres.directory.display();
+    postgres.configure(&format!(
+        "listen_addresses = '::1'\nssl = on\n\
+         ssl_cert_file = '{directory}/server.crt'\nssl_key_file = '{directory}/server.key'\n"
+    ));
+    postgres.pg_ctl("restart");
+    let target = postgres.target_at(Ipv6Addr::LOCALHOST.into());
+    assert_eq!(
+        handshake(&postgres.target()).await,
+        down("connection refused"),
+        "only IPv6 is there"
+    );
+
+    assert!(matches!(handshake(&target).await, Outcome::Up(_)));
+    let tcp = Target {
+        kind: ProbeKind::Tcp,
+        ..target.clone()
+    };
+    assert!(matches!(handshake(&tcp).await, Outcome::Up(_)));
+    let mut session = Session::new();
+    let facts = facts_of(&mut session, &target).await;
+    assert_eq!((facts.in_recovery, facts.timeline), (Some(false), Some(1)));
+    // A certificate names the address without the brackets that it has beside a port.
+    for (authority, is_welcome) in [("authority.crt", true), ("stranger.crt", false)] {
+        let verified = Target {
+            tls: Tls::VerifyFull,
+            ca_file: Some(postgres.directory.join(authority)),
+            ..target.clone()
+        };
+        let outcome = handshake(&verified).await;
+        let is_up = matches!(outcome, Outcome::Up(_));
+        assert_eq!(is_up, is_welcome, "{authority}: {outcome:?}");
+    }
+    drop(session);
+    postgres.pg_ctl("stop -m fast");
+    assert_eq!(handshake(&target).await, down("connection refused"));
 }
 
 #[tokio::test]
