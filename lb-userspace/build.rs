@@ -39,6 +39,8 @@ fn build() -> anyhow::Result<()> {
     let inner = Command::new(env::current_exe()?)
         .env(INNER, "1")
         .env(BOOTSTRAP, "1")
+        // Incremental compilation keeps functions apart that must be merged for the verifier.
+        .env_remove("CARGO_INCREMENTAL")
         .env("PATH", path_with_cargo_bin())
         .output()?;
     // The compiler's progress comes as warnings; they are worth reading when it fails only.
