@@ -45,7 +45,7 @@ fn send(link: &LinkAddr, frame: &[u8]) -> io::Result<()> {
 }
 
 /// The link-layer address of an interface as the kernel knows it, and its MAC.
-fn find_ethernet(interface: &str) -> io::Result<(LinkAddr, [u8; 6])> {
+pub(super) fn find_ethernet(interface: &str) -> io::Result<(LinkAddr, [u8; 6])> {
     let links = getifaddrs()?
         .filter(|entry| entry.interface_name == interface)
         .filter_map(|entry| entry.address?.as_link_addr().copied());

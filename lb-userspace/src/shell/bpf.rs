@@ -227,7 +227,7 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 }
 
 /// The kernel's verdict, without the verifier's log of thousands of lines.
-fn explain_rejection(error: ProgramError) -> anyhow::Error {
+pub(super) fn explain_rejection(error: ProgramError) -> anyhow::Error {
     let ProgramError::LoadError {
         io_error,
         verifier_log,

@@ -5,8 +5,11 @@ pub mod announce;
 pub mod bpf;
 pub mod bpf_tables;
 mod checksum;
+pub mod bpf_trial;
 pub mod clock;
+pub mod conflict;
 pub mod control;
+pub mod generic_netlink;
 pub mod host;
 #[cfg(test)]
 mod lone_thread;

@@ -1,7 +1,9 @@
 //! The host's network as rtnetlink shows it: interfaces, the VIP among their addresses, and
 //! (in [`changes`]) what changes by itself.
 
+pub mod card;
 pub mod changes;
+pub mod detail;
 mod interface;
 pub mod outgoing;
 pub mod settings;

@@ -14,16 +14,7 @@ const SYS_ADMIN: u32 = 21;
 
 /// Refuses to go on without the needed capabilities, in one sentence.
 pub fn require(command: &str) -> Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = effective(&status);
-    let missing: Vec<&str> = NEEDED
-        .into_iter()
-        .filter(|(_, number)| {
-            let stands_in = *number > 37 && has(effective, SYS_ADMIN);
-            !has(effective, *number) && !stands_in
-        })
-        .map(|(name, _)| name)
-        .collect();
+    let missing = missing();
     if !missing.is_empty() {
         bail!(
             "`pglb {command}` needs root, or the capabilities {}",
@@ -31,6 +22,20 @@ pub fn require(command: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The needed capabilities that this process does not have.
+pub fn missing() -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = effective(&status);
+    NEEDED
+        .into_iter()
+        .filter(|(_, number)| {
+            let stands_in = *number > 37 && has(effective, SYS_ADMIN);
+            !has(effective, *number) && !stands_in
+        })
+        .map(|(name, _)| name)
+        .collect()
 }
 
 fn has(capabilities: u64, number: u32) -> bool {
