@@ -49,6 +49,8 @@ pub enum Command {
     Kill(KillArgs),
     /// Tell which backend a new connection would get, and why
     Explain(ExplainArgs),
+    /// Tell whether this host, its cards and the network are fit, and what to change; exit 0 fit, 1 warnings, 2 problems
+    Doctor(DoctorArgs),
     /// Show the kernel's own tables; works when the controller is dead
     Dump(DumpArgs),
     /// Take the XDP program and the pinned tables off this host
@@ -203,6 +205,17 @@ pub struct ExplainArgs {
     pub controller: SocketArgs,
 }
 
+/// `pglb doctor`
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// The configuration file; without one in the usual place either, only the host is looked at
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON with stable keys
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `pglb dump`
 #[derive(Clone, Debug, Args)]
 pub struct DumpArgs {
@@ -254,7 +267,7 @@ mod tests {
             .collect();
         assert_eq!(
             names.join(" "),
-            "run check status connections drain maint ready weight kill explain dump detach"
+            "run check status connections drain maint ready weight kill explain doctor dump detach"
         );
     }
 
@@ -290,6 +303,8 @@ mod tests {
             "pglb kill --client [2001:db8:71::5]:41022",
             "pglb explain orders-ro 10.71.0.5:41022",
             "pglb explain orders-ro [2001:db8:71::5]:41022",
+            "pglb doctor",
+            "pglb doctor --json -c /etc/pglb/pglb.toml",
             "pglb dump connections --json -c /etc/pglb/pglb.toml",
             "pglb detach",
         ] {

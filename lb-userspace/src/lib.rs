@@ -11,6 +11,7 @@ mod words;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod metrics;
 pub mod protocol;

@@ -5,6 +5,7 @@ mod check;
 mod connections;
 mod controller;
 pub mod detach;
+pub mod doctor;
 mod drain;
 pub mod dump;
 mod explain;
@@ -41,6 +42,7 @@ pub fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Weight(args) => backend::weight(args),
         Command::Kill(args) => kill::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Detach(args) => detach::run(args),
     }

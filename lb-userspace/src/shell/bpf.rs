@@ -167,6 +167,11 @@ pub fn has_tables(pin_dir: &Path) -> bool {
     pin_dir.join(ESTABLISHED).exists()
 }
 
+/// Whether pglb's program is pinned as attached to this interface.
+pub fn has_link(pin_dir: &Path, interface: &str) -> bool {
+    pin_dir.join(format!("{LINK_PREFIX}{interface}")).exists()
+}
+
 /// Refuses tables of another layout or size before anything is touched; tells whether there are
 /// any.
 fn check_layout(pin_dir: &Path, max_connections: u32) -> Result<bool> {

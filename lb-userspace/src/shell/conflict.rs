@@ -80,7 +80,7 @@ fn arp_probe(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
 
 /// Whose ARP packet this is, if its sender has `address`.
 fn arp_sender(frame: &[u8], address: Ipv4Addr) -> Option<[u8; 6]> {
-    let arp = frame.strip_prefix(&frame.get(..ETHERNET_HEADER)?[..])?;
+    let arp = frame.get(ETHERNET_HEADER..)?;
     let is_about_ipv4 =
         frame[12..14] == ETHERTYPE_ARP.to_be_bytes() && arp.starts_with(&ETHERNET_IPV4);
     (is_about_ipv4 && arp.get(14..18)? == address.octets()).then(|| arp[8..14].try_into().ok())?

@@ -11,6 +11,8 @@ use super::super::generic_netlink::{Family, GenericNetlink, attribute, attribute
 pub struct Card {
     /// The offloads that are on, by the names that `ethtool -k` of newer versions has too.
     pub offloads: Option<BTreeSet<String>>,
+    /// The offloads, on or off, that cannot be changed.
+    pub fixed: Option<BTreeSet<String>>,
     /// Its queues.
     pub channels: Option<Channels>,
     /// What its driver can do for XDP.
@@ -49,17 +51,19 @@ impl XdpFeatures {
 
 /// Asks for everything; what cannot be asked stays `None`.
 pub fn read(name: &str, index: u32) -> Card {
+    let features = ask_ethtool(FEATURES_GET, name).ok();
+    let offloads = |which| Some(read_offloads(features.as_ref()?, which));
     Card {
-        offloads: read_offloads(name).ok(),
+        offloads: offloads(FEATURES_ACTIVE),
+        fixed: offloads(FEATURES_NOCHANGE),
         channels: read_channels(name).ok(),
         xdp: read_xdp(index).ok().flatten(),
     }
 }
 
-fn read_offloads(name: &str) -> io::Result<BTreeSet<String>> {
-    let answer = ask_ethtool(FEATURES_GET, name)?;
-    let active = attributes(&answer).find(|(kind, _)| *kind == FEATURES_ACTIVE);
-    Ok(active.map(|(_, bits)| set_bits(bits)).unwrap_or_default())
+fn read_offloads(answer: &[u8], which: u16) -> BTreeSet<String> {
+    let set = attributes(answer).find(|(kind, _)| *kind == which);
+    set.map(|(_, bits)| set_bits(bits)).unwrap_or_default()
 }
 
 /// The names in a bit set of ethtool's: a list of the bits that are set, when it has no mask.
@@ -108,6 +112,7 @@ fn read_xdp(index: u32) -> io::Result<Option<XdpFeatures>> {
 // `linux/ethtool_netlink.h`
 const FEATURES_GET: u8 = 11;
 const FEATURES_ACTIVE: u16 = 4;
+const FEATURES_NOCHANGE: u16 = 5;
 const BITSET_BITS: u16 = 3;
 const BIT_NAME: u16 = 2;
 const CHANNELS_GET: u8 = 17;
@@ -145,6 +150,9 @@ mod tests {
             let offloads = card.offloads.unwrap();
             assert!(offloads.contains("rx-vlan-hw-parse"), "{offloads:?}");
             assert!(!offloads.contains("rx-lro"), "{offloads:?}");
+            let fixed = card.fixed.unwrap();
+            assert!(fixed.contains("rx-lro"), "{fixed:?}");
+            assert!(!fixed.contains("rx-vlan-hw-parse"), "{fixed:?}");
             let channels = card.channels.unwrap();
             assert!(channels.receiving >= 1 && channels.most >= channels.receiving);
             // The family `netdev` is younger than the oldest kernel that pglb runs on.

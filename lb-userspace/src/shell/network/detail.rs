@@ -126,10 +126,11 @@ fn read_detail(link: &LinkMessage) -> LinkDetail {
         } else if let LinkAttribute::ParentDevName(text) = attribute {
             device = text;
         } else if let LinkAttribute::LinkInfo(facts) = attribute {
-            detail.kind = facts.iter().find_map(|fact| match fact {
-                LinkInfo::Kind(kind) => Some(kind.to_string()),
-                _ => None,
-            });
+            for fact in facts {
+                if let LinkInfo::Kind(kind) = fact {
+                    detail.kind = Some(kind.to_string());
+                }
+            }
         }
     }
     detail.driver = detail
