@@ -114,6 +114,60 @@ fn the_exit_code_of_status_is_that_of_the_worst_service() {
 }
 
 #[test]
+fn doctor_tells_what_it_sees_of_this_host_to_anybody() {
+    let directory = Directory::new("doctor");
+    let text = "[gateway]\ninterfaces = [\"nosuch0\"]\nmanage_vip = false\n\
+                [cluster.main]\nbackends = [{ name = \"pg1\", address = \"203.0.113.9:1\" }]\n\
+                [cluster.main.health]\ntimeout = \"200ms\"\n\
+                [[service]]\nname = \"rw\"\nvip = \"198.51.100.1:5432\"\ncluster = \"main\"\nrole = \"primary\"\n";
+    let file = directory.write("pglb.toml", text);
+    let output = pglb(&format!("doctor --json -c {file}"));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(json["level"], "problem");
+    let findings = json["findings"].as_array().unwrap();
+    for finding in findings {
+        let keys: Vec<&String> = finding.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["subject", "level", "what", "remedy"]);
+    }
+    for (subject, what) in [
+        ("kernel", "Linux"),
+        ("interface nosuch0", "there is no such interface"),
+        ("vip 198.51.100.1", "in no subnet"),
+        ("backend main/pg1", "203.0.113.9"),
+    ] {
+        let is_it = |it: &serde_json::Value| {
+            it["subject"] == subject && it["what"].as_str().unwrap().contains(what)
+        };
+        assert!(findings.iter().any(is_it), "{subject}: {json:#}");
+    }
+
+    let table = pglb(&format!("doctor -c {file}"));
+    assert_eq!(table.status.code(), Some(2));
+    assert!(
+        stdout(&table).contains("-> name an interface of `ip link`"),
+        "{table:?}"
+    );
+    assert!(!stdout(&table).contains('\x1b'));
+}
+
+#[test]
+fn doctor_names_the_mistakes_of_a_configuration() {
+    let directory = Directory::new("doctor-mistake");
+    let file = directory.write("pglb.toml", "[gateway]\ninterfaces = \"eth0\"\n");
+    let output = pglb(&format!("doctor -c {file}"));
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        stderr(&output).contains("pglb.toml:2: gateway.interfaces"),
+        "{output:?}"
+    );
+    assert_eq!(stdout(&output), "");
+
+    let output = pglb("doctor -c /nonexistent/pglb.toml");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
 fn status_has_these_keys() {
     let directory = Directory::new("json");
     let socket = directory.0.join("s");
