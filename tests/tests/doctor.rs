@@ -262,6 +262,38 @@ fn it_changes_nothing_and_tells_what_run_will_change() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_user_without_privileges_is_told_what_was_not_seen() -> Result<()> {
+    let network = Network::build(3)?;
+    let gateway = Gateway::start(&network, &Config::demo())?;
+    await_vip(&network)?;
+    // Where cargo builds, that user may not look.
+    let binary = network.directory().join("pglb");
+    fs::copy(gateway::find_binary()?, &binary)?;
+    let mut doctor = network.gateway().command("setpriv");
+    doctor.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+    doctor.arg(&binary).args(["doctor", "--json", "-c"]);
+    doctor.arg(gateway.config_file());
+    let output = command::observe(&mut doctor)?;
+    let diagnosis: Diagnosis =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    for (subject, unseen) in [
+        ("privileges", "CAP_BPF"),
+        ("XDP program", "not tried"),
+        (&format!("vip {VIP}"), "not asked"),
+        ("backend shop/db1", "not seen"),
+    ] {
+        let [found] = diagnosis.about("advice", subject)[..] else {
+            panic!("not one about {subject}: {diagnosis:#?}");
+        };
+        assert!(found.what.contains(unseen), "{found:?}");
+        assert_eq!(found.remedy.as_deref(), Some("run `pglb doctor` as root"));
+    }
+    // The servers do not run; nothing else is wrong, and nothing unseen is taken for wrong.
+    assert_eq!(diagnosis.level, "warning", "{diagnosis:#?}");
+    Ok(())
+}
+
 /// Waits until pglb has added the VIP to the gateway.
 fn await_vip(network: &Network) -> Result<()> {
     let has_vip = || {

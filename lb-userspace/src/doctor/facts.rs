@@ -65,8 +65,8 @@ pub enum Trial {
     Accepted,
     /// It does not, and why.
     Rejected(String),
-    /// It was not tried: this process may not load programs.
-    NotAllowed,
+    /// It was not tried, and why.
+    NotTried(String),
 }
 
 /// What the configuration asks of the host.

@@ -62,9 +62,9 @@ fn judge_trial(host: &Host) -> Option<Finding> {
             "boot Linux 5.15 or newer with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and CONFIG_XDP_SOCKETS; \
              where it is that, report this line",
         ),
-        Trial::NotAllowed => Finding::unseen(
+        Trial::NotTried(why) => Finding::unseen(
             SUBJECT,
-            "it was not tried whether the kernel accepts it",
+            format!("it was not tried whether the kernel accepts it: {why}"),
             "run `pglb doctor` as root",
         ),
     })

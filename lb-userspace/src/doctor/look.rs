@@ -4,6 +4,7 @@ mod network;
 mod tables;
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -18,8 +19,9 @@ use tokio::time::timeout;
 
 use super::facts::{Backend, Bpffs, Facts, Forwarding, Host, Plan, Reach, Service, Trial};
 use crate::config::{Config, DEFAULT_PIN_DIR};
+use crate::shell::bpf_trial::{self, Outcome};
 use crate::shell::network::Network;
-use crate::shell::{bpf_trial, privileges};
+use crate::shell::privileges;
 
 /// Looks at the host, and at everything that the configuration names.
 pub async fn look(config: Option<&Config>) -> Result<Facts> {
@@ -97,13 +99,20 @@ fn look_for_bpffs(pin_dir: &Path) -> Bpffs {
 }
 
 fn try_program(missing_capabilities: &[&str]) -> Trial {
-    if !missing_capabilities.is_empty() || !bpf_trial::is_allowed() {
-        return Trial::NotAllowed;
+    if !missing_capabilities.is_empty() {
+        return Trial::NotTried("this user may not load programs".to_owned());
     }
     match bpf_trial::load() {
-        Ok(()) => Trial::Accepted,
-        Err(error) => Trial::Rejected(format!("{error:#}")),
+        Outcome::Accepted => Trial::Accepted,
+        Outcome::Rejected(error) => Trial::Rejected(format!("{error:#}")),
+        Outcome::NotTried(error) => Trial::NotTried(format!("{error:#}")),
     }
+}
+
+/// Whether this process would see the pins if there were any.
+fn can_see(pin_dir: &Path) -> bool {
+    let seen = fs::read_dir(pin_dir);
+    seen.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |_| true)
 }
 
 fn read_local_ports() -> Option<(u16, u16)> {

@@ -241,7 +241,7 @@ fn the_program_must_be_accepted() {
         "5.15",
     );
     check(
-        |it| it.host.trial = Trial::NotAllowed,
+        |it| it.host.trial = Trial::NotTried("cannot mount bpffs".into()),
         Advice,
         "XDP program",
         "not tried",

@@ -1,6 +1,5 @@
 //! Whether this kernel accepts the program: it is loaded, attached to nothing, and let go.
 
-use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,35 +10,43 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::bpf::{OBJECT, PROGRAM, explain_rejection};
 
-/// Loads the program with small tables; an error says why the kernel does not take it.
+/// What became of the trial.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The kernel accepts the program.
+    Accepted,
+    /// It does not, and why.
+    Rejected(anyhow::Error),
+    /// It was not asked: there is no place to try, for this process.
+    NotTried(anyhow::Error),
+}
+
+/// Loads the program with small tables.
 ///
 /// The tables want to be pinned, so they are, on a BPF file system that a thread of its own
 /// mounts where nobody else sees it: both are gone with the thread.
-pub fn load() -> Result<()> {
-    let trial = thread::scope(|scope| scope.spawn(load_apart).join());
-    trial.map_err(|_| anyhow!("the trial ended early"))?
+pub fn load() -> Outcome {
+    let apart = || match make_place() {
+        Ok(()) => load_here().map_or_else(Outcome::Rejected, |()| Outcome::Accepted),
+        Err(error) => Outcome::NotTried(error),
+    };
+    let trial = thread::scope(|scope| scope.spawn(apart).join());
+    trial.unwrap_or_else(|_| Outcome::NotTried(anyhow!("the trial ended early")))
 }
 
-/// Whether this process may try: to mount takes more than to load.
-pub fn is_allowed() -> bool {
-    thread::scope(|scope| {
-        scope
-            .spawn(|| unshare(CloneFlags::CLONE_NEWNS).is_ok())
-            .join()
-            .unwrap_or(false)
-    })
-}
-
-fn load_apart() -> Result<()> {
+/// Mounts a BPF file system that belongs to this thread alone.
+fn make_place() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     let nothing = None::<&str>;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, private, nothing).context("cannot make mounts private")?;
-    let place = Path::new("/sys/fs/bpf");
-    mount(Some("bpf"), place, Some("bpf"), MsFlags::empty(), nothing)
-        .context("cannot mount bpffs")?;
+    let kind = Some("bpf");
+    mount(kind, PLACE, kind, MsFlags::empty(), nothing).context("cannot mount bpffs")
+}
+
+fn load_here() -> Result<()> {
     let mut ebpf = EbpfLoader::new()
-        .default_map_pin_directory(place)
+        .default_map_pin_directory(PLACE)
         .map_max_entries("ESTABLISHED", FLOWS)
         .map_max_entries("TRANSIENT", FLOWS)
         .override_global("DEBUG_DATAPATH", &0_u32, true)
@@ -53,6 +60,8 @@ fn load_apart() -> Result<()> {
     program.load().map_err(explain_rejection)
 }
 
+/// Where the trial's own BPF file system goes, over whatever is there.
+const PLACE: &str = "/sys/fs/bpf";
 /// Room for a trial that forwards nothing (flows).
 const FLOWS: u32 = 256;
 
@@ -63,7 +72,8 @@ mod tests {
     fn this_kernel_accepts_the_program_and_nothing_is_left() {
         let mounts = || std::fs::read_to_string("/proc/self/mounts").unwrap();
         let before = mounts();
-        super::load().unwrap();
+        let outcome = super::load();
+        assert!(matches!(outcome, super::Outcome::Accepted), "{outcome:?}");
         assert_eq!(mounts(), before);
     }
 }

@@ -1,7 +1,6 @@
 //! Facts about the interfaces, and about VIPs on the networks behind them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use futures_util::future::join_all;
 
 use super::super::backend::is_within;
 use super::super::facts::{Elsewhere, Interface, Link, Route, Settings, Vip};
-use super::setting;
+use super::{can_see, setting};
 use crate::config::Config;
 use crate::report::AttachedMode;
 use crate::shell::network::detail::{LinkDetail, Way};
@@ -21,8 +20,7 @@ use crate::shell::{bpf, conflict};
 pub(super) async fn read(network: &Network, pin_dir: &Path) -> Result<Vec<Interface>> {
     let present = network.interfaces().await?;
     let details = network.link_details().await?;
-    // A directory that cannot be read does not tell whose the programs are.
-    let can_see_pins = fs::read_dir(pin_dir).is_ok() || !pin_dir.exists();
+    let can_see_pins = can_see(pin_dir);
     let name_of = |index: u32| {
         let interface = present.iter().find(|it| it.index == index)?;
         Some(interface.name.clone())

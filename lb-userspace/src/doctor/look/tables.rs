@@ -10,6 +10,7 @@ use lb_common::flow::{Phase, Tick};
 use lb_common::member::Slot;
 
 use super::super::facts::Member;
+use super::can_see;
 use crate::engine::kernel::socket_address;
 use crate::engine::recount::client_side;
 use crate::shell::bpf_tables::Tables;
@@ -21,10 +22,7 @@ const A_WHILE: u64 = 500;
 /// What the tables say of each backend; `None` when they cannot be read.
 pub(super) fn read(pin_dir: &Path) -> Option<HashMap<SocketAddr, Vec<Member>>> {
     if !bpf::has_tables(pin_dir) {
-        // Without privileges the directory looks empty.
-        return std::fs::read_dir(pin_dir.parent()?)
-            .is_ok()
-            .then(HashMap::new);
+        return can_see(pin_dir).then(HashMap::new);
     }
     read_members(pin_dir).ok()
 }
