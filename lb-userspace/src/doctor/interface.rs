@@ -254,12 +254,12 @@ impl One<'_> {
         if !self.has_offload(NAME) || self.is_native() {
             return None;
         }
-        let fixed = self.link.card.fixed.as_ref();
-        let is_fixed = fixed.is_some_and(|fixed| fixed.contains(NAME));
+        let changeable = self.link.card.changeable.as_ref();
+        let is_fixed = changeable.is_some_and(|changeable| !changeable.contains(NAME));
         match (self.driver_name(), is_fixed) {
             ("virtio_net", true) => Some(self.warning(
                 "the host of this virtual machine merges packets and does not let itself be told \
-                 otherwise: no native XDP",
+                 otherwise: native XDP will be refused",
                 "set guest_tso4, guest_tso6, guest_ecn and guest_ufo of this card to off on that host",
             )),
             // This driver turns it off when a program comes.

@@ -45,7 +45,7 @@ fn card(name: &str, subnet: &str) -> Interface {
         }],
         card: Card {
             offloads: Some(names(&["rx-gro", "rx-vlan-hw-parse"])),
-            fixed: Some(BTreeSet::new()),
+            changeable: Some(names(&["rx-gro-hw"])),
             channels: Some(Channels {
                 receiving: 4,
                 most: 16,
@@ -528,7 +528,7 @@ fn cards_must_not_merge_packets() {
     check_silence(virtual_machine);
     let fixed = |it: &mut Facts| {
         virtual_machine(it);
-        it.link().card.fixed = Some(names(&["rx-gro-hw"]));
+        it.link().card.changeable = Some(names(&["rx-gro"]));
     };
     check(
         fixed,

@@ -11,8 +11,8 @@ use super::super::generic_netlink::{Family, GenericNetlink, attribute, attribute
 pub struct Card {
     /// The offloads that are on, by the names that `ethtool -k` of newer versions has too.
     pub offloads: Option<BTreeSet<String>>,
-    /// The offloads, on or off, that cannot be changed.
-    pub fixed: Option<BTreeSet<String>>,
+    /// The offloads, on or off, that can be changed.
+    pub changeable: Option<BTreeSet<String>>,
     /// Its queues.
     pub channels: Option<Channels>,
     /// What its driver can do for XDP.
@@ -55,7 +55,7 @@ pub fn read(name: &str, index: u32) -> Card {
     let offloads = |which| Some(read_offloads(features.as_ref()?, which));
     Card {
         offloads: offloads(FEATURES_ACTIVE),
-        fixed: offloads(FEATURES_NOCHANGE),
+        changeable: offloads(FEATURES_HARDWARE),
         channels: read_channels(name).ok(),
         xdp: read_xdp(index).ok().flatten(),
     }
@@ -66,11 +66,15 @@ fn read_offloads(answer: &[u8], which: u16) -> BTreeSet<String> {
     set.map(|(_, bits)| set_bits(bits)).unwrap_or_default()
 }
 
-/// The names in a bit set of ethtool's: a list of the bits that are set, when it has no mask.
+/// The names in a bit set of ethtool's. Without a mask it lists the bits that are set; with one,
+/// those that the mask names, and marks those that are set.
 fn set_bits(set: &[u8]) -> BTreeSet<String> {
+    let has = |bytes: &[u8], wanted: u16| attributes(bytes).any(|(kind, _)| kind == wanted);
+    let is_list = has(set, BITSET_NOMASK);
     attributes(set)
         .filter(|(kind, _)| *kind == BITSET_BITS)
         .flat_map(|(_, bits)| attributes(bits))
+        .filter(|(_, bit)| is_list || has(bit, BIT_VALUE))
         .filter_map(|(_, bit)| {
             let (_, name) = attributes(bit).find(|(kind, _)| *kind == BIT_NAME)?;
             let name = name.split(|byte| *byte == 0).next()?;
@@ -111,10 +115,12 @@ fn read_xdp(index: u32) -> io::Result<Option<XdpFeatures>> {
 
 // `linux/ethtool_netlink.h`
 const FEATURES_GET: u8 = 11;
+const FEATURES_HARDWARE: u16 = 2;
 const FEATURES_ACTIVE: u16 = 4;
-const FEATURES_NOCHANGE: u16 = 5;
+const BITSET_NOMASK: u16 = 1;
 const BITSET_BITS: u16 = 3;
 const BIT_NAME: u16 = 2;
+const BIT_VALUE: u16 = 3;
 const CHANNELS_GET: u8 = 17;
 const CHANNELS_RX_MAX: u16 = 2;
 const CHANNELS_COMBINED_MAX: u16 = 5;
@@ -150,9 +156,9 @@ mod tests {
             let offloads = card.offloads.unwrap();
             assert!(offloads.contains("rx-vlan-hw-parse"), "{offloads:?}");
             assert!(!offloads.contains("rx-lro"), "{offloads:?}");
-            let fixed = card.fixed.unwrap();
-            assert!(fixed.contains("rx-lro"), "{fixed:?}");
-            assert!(!fixed.contains("rx-vlan-hw-parse"), "{fixed:?}");
+            let changeable = card.changeable.unwrap();
+            assert!(!changeable.contains("rx-lro"), "{changeable:?}");
+            assert!(changeable.contains("rx-vlan-hw-parse"), "{changeable:?}");
             let channels = card.channels.unwrap();
             assert!(channels.receiving >= 1 && channels.most >= channels.receiving);
             // The family `netdev` is younger than the oldest kernel that pglb runs on.
