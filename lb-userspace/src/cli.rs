@@ -289,6 +289,7 @@ mod tests {
             "pglb run --debug-datapath",
             "pglb check config/pglb.toml",
             "pglb status --json -w 2",
+            "pglb doctor --json -c /etc/pglb/pglb.toml",
             "pglb connections --service orders-rw --backend orders/pg1 --json",
             "pglb drain pg1 --wait --timeout 5m",
             "pglb drain orders/pg1",

@@ -37,7 +37,7 @@ fn judge_conflict(subject: &str, vip: &Vip, facts: &Facts) -> Finding {
             let mut remedy =
                 "take the address off that host, or give the service another VIP".to_owned();
             if is_dsr(vip, facts) {
-                remedy.push_str(&format!("; if it is a backend: {SILENT_BACKEND}"));
+                remedy.push_str(&format!("; if it is a backend: {}", silence_of(vip)));
             }
             let what = format!("{owner} has it too: clients reach either, by chance");
             Finding::problem(subject, what, remedy)
@@ -53,16 +53,23 @@ fn remind_of_dsr(subject: &str, vip: &Vip, facts: &Facts) -> Option<Finding> {
             subject,
             "dsr: every backend needs it too, and must be silent about it; that cannot be seen from here",
             format!(
-                "on each backend: ip address add {}/{prefix} dev lo, and {SILENT_BACKEND}",
-                vip.address
+                "on each backend: ip address add {}/{prefix} dev lo, and {}",
+                vip.address,
+                silence_of(vip)
             ),
         )
     })
 }
 
-/// How a backend keeps from answering ARP for an address on its loopback.
-const SILENT_BACKEND: &str =
-    "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
+/// How a backend keeps from answering for an address on its loopback. Linux answers neighbour
+/// solicitations only for addresses of the interface that they come in by.
+fn silence_of(vip: &Vip) -> &'static str {
+    if vip.address.is_ipv4() {
+        "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
+    } else {
+        "have it on no other interface"
+    }
+}
 
 fn is_dsr(vip: &Vip, facts: &Facts) -> bool {
     let mut services = facts.plan.iter().flat_map(|plan| &plan.services);
