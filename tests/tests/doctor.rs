@@ -253,7 +253,10 @@ fn it_changes_nothing_and_tells_what_run_will_change() -> Result<()> {
     assert!(!network.directory().join("pins").exists());
 
     let said = diagnosis.about("ok", "interface client");
-    let announces = |it: &&Finding| it.what.contains("`pglb run` will set forwarding=1");
+    let announces = |it: &&Finding| {
+        it.what
+            .contains("`pglb run` will set net.ipv4.conf.client.forwarding=1")
+    };
     assert!(said.iter().any(announces), "{diagnosis:#?}");
     // No server runs here.
     for host in ["db1", "db2", "db3"] {

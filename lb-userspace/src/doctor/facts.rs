@@ -78,6 +78,10 @@ pub struct Plan {
     pub manages_vip: bool,
     /// Whether pglb's program is on one of the interfaces now.
     pub is_attached: bool,
+    /// Whether a VIP or a backend has an IPv6 address.
+    pub has_ipv6: bool,
+    /// The ports that `full-nat` gives to its connections, both ends included.
+    pub full_nat_ports: (u16, u16),
     /// The services.
     pub services: Vec<Service>,
 }

@@ -19,9 +19,12 @@ use tokio::time::timeout;
 
 use super::facts::{Backend, Bpffs, Facts, Forwarding, Host, Plan, Reach, Service, Trial};
 use crate::config::{Config, DEFAULT_PIN_DIR};
-use crate::shell::bpf_trial::{self, Outcome};
+use crate::shell::bpf::trial::{self, Outcome};
 use crate::shell::network::Network;
 use crate::shell::privileges;
+
+/// The ports that `full-nat` gives to its connections, both ends included.
+const FULL_NAT_PORTS: (u16, u16) = (1024, 32_767);
 
 /// Looks at the host, and at everything that the configuration names.
 pub async fn look(config: Option<&Config>) -> Result<Facts> {
@@ -102,7 +105,7 @@ fn try_program(missing_capabilities: &[&str]) -> Trial {
     if !missing_capabilities.is_empty() {
         return Trial::NotTried("this user may not load programs".to_owned());
     }
-    match bpf_trial::load() {
+    match trial::load() {
         Outcome::Accepted => Trial::Accepted,
         Outcome::Rejected(error) => Trial::Rejected(format!("{error:#}")),
         Outcome::NotTried(error) => Trial::NotTried(format!("{error:#}")),
@@ -137,7 +140,12 @@ fn read_plan(config: &Config, is_attached: bool) -> Plan {
             .parse()
             .unwrap_or(Forwarding::Nat),
     });
+    let mut backends = config.clusters.iter().flat_map(|cluster| &cluster.backends);
+    let has_ipv6 = config.services.iter().any(|service| service.vip.is_ipv6())
+        || backends.any(|backend| backend.address.is_ipv6());
     Plan {
+        has_ipv6,
+        full_nat_ports: FULL_NAT_PORTS,
         xdp_mode: config.gateway.xdp_mode,
         manages_vip: config.gateway.manage_vip,
         is_attached,

@@ -3,8 +3,6 @@
 use super::Finding;
 use super::facts::{Facts, Forwarding, Link, Plan};
 
-/// The ports that `full-nat` gives to its connections, both ends included.
-const FULL_NAT_PORTS: (u16, u16) = (1024, 32_767);
 /// Ask the way back by the interface that a packet came in by.
 const STRICT: u8 = 1;
 
@@ -23,7 +21,7 @@ fn judge_ports(plan: &Plan, local: Option<(u16, u16)>) -> Option<Finding> {
     if !plan.forwards_by(Forwarding::FullNat) {
         return None;
     }
-    let ((low, high), (first, last)) = (local?, FULL_NAT_PORTS);
+    let ((low, high), (first, last)) = (local?, plan.full_nat_ports);
     let meets = low <= last && first <= high;
     Some(if meets {
         Finding::problem(
@@ -52,74 +50,55 @@ fn judge_ports(plan: &Plan, local: Option<(u16, u16)>) -> Option<Finding> {
 /// can only have been changed again by something else.
 pub(super) fn judge_interface(name: &str, link: &Link, plan: &Plan) -> Vec<Finding> {
     let subject = format!("interface {name}");
-    let mut findings: Vec<Finding> = if plan.is_attached {
-        let wrong = wrong_settings(link).map(|(key, value, why)| {
-            let what = format!("net.ipv4.conf.{name}.{key} is not {value}: {why}");
-            let remedy = format!(
-                "sysctl -w net.ipv4.conf.{name}.{key}={value}, and look in /etc/sysctl.d for what \
-                 has set it otherwise"
-            );
-            Finding::problem(&subject, what, remedy)
-        });
-        wrong.collect()
-    } else {
-        let keys: Vec<String> = wrong_settings(link)
-            .map(|(key, value, _)| format!("{key}={value}"))
-            .collect();
-        let what = format!(
-            "`pglb run` will set {} in net.ipv4.conf.{name}",
-            keys.join(", ")
-        );
-        (!keys.is_empty())
+    let wrong = wrong_settings(name, link, plan);
+    if !plan.is_attached {
+        let settings: Vec<&str> = wrong.iter().map(|(setting, _)| setting.as_str()).collect();
+        let what = format!("`pglb run` will set {}", settings.join(", "));
+        let is_any = !wrong.is_empty();
+        return is_any
             .then(|| Finding::ok(&subject, what))
             .into_iter()
-            .collect()
-    };
-    findings.extend(judge_ipv6(&subject, name, link, plan));
-    findings
-}
-
-/// The settings that are not as they must be: key, value, and what happens meanwhile.
-fn wrong_settings(link: &Link) -> impl Iterator<Item = (&'static str, u8, &'static str)> {
-    let settings = link.settings;
-    let forwarding = (
-        "forwarding",
-        1,
-        "packets that arrive here are not forwarded (net.ipv4.ip_forward=0 does that to every interface)",
-    );
-    let reverse_path = (
-        "rp_filter",
-        2,
-        "it is strict, here or for all, and packets that come in by another way than the one back \
-         are dropped",
-    );
-    let accept_local = (
-        "accept_local",
-        1,
-        "first replies to a client come from the VIP, an address of this host, and are dropped",
-    );
-    [
-        (settings.forwarding == Some(0)).then_some(forwarding),
-        (settings.reverse_path == Some(STRICT)).then_some(reverse_path),
-        (settings.accept_local == Some(0)).then_some(accept_local),
-    ]
-    .into_iter()
-    .flatten()
-}
-
-fn judge_ipv6(subject: &str, name: &str, link: &Link, plan: &Plan) -> Option<Finding> {
-    let has_ipv6 = plan.services.iter().any(|service| service.vip.is_ipv6());
-    if !has_ipv6 || link.settings.forwarding_v6? != 0 {
-        return None;
+            .collect();
     }
-    let what = format!(
-        "net.ipv6.conf.{name}.forwarding or that of all is 0: IPv6 packets that arrive here are \
-         not forwarded"
-    );
-    let remedy = "sysctl -w net.ipv6.conf.all.forwarding=1, and write it to /etc/sysctl.d";
-    Some(if plan.is_attached {
-        Finding::problem(subject, what, remedy)
-    } else {
-        Finding::warning(subject, what, remedy)
-    })
+    let tell = |(setting, why): (String, &str)| {
+        let (key, value) = setting.split_once('=').unwrap_or((&setting, ""));
+        let what = format!("{key} is not {value}: {why}");
+        let remedy =
+            format!("sysctl -w {setting}, and look in /etc/sysctl.d for what has set it otherwise");
+        Finding::problem(&subject, what, remedy)
+    };
+    wrong.into_iter().map(tell).collect()
+}
+
+/// The settings that are not as they must be, as `sysctl` takes them, and what happens meanwhile.
+fn wrong_settings(name: &str, link: &Link, plan: &Plan) -> Vec<(String, &'static str)> {
+    let settings = link.settings;
+    let mut wrong = Vec::new();
+    if settings.forwarding == Some(0) {
+        wrong.push((
+            format!("net.ipv4.conf.{name}.forwarding=1"),
+            "packets that arrive here are not forwarded (net.ipv4.ip_forward=0 does that to every \
+             interface)",
+        ));
+    }
+    if settings.reverse_path == Some(STRICT) {
+        wrong.push((
+            format!("net.ipv4.conf.{name}.rp_filter=2"),
+            "it is strict, here or for all, and packets that come in by another way than the one \
+             back are dropped",
+        ));
+    }
+    if settings.accept_local == Some(0) {
+        wrong.push((
+            format!("net.ipv4.conf.{name}.accept_local=1"),
+            "first replies to a client come from the VIP, an address of this host, and are dropped",
+        ));
+    }
+    if plan.has_ipv6 && settings.forwarding_v6 == Some(0) {
+        wrong.push((
+            "net.ipv6.conf.all.forwarding=1".to_owned(),
+            "IPv6 packets that arrive here are not forwarded",
+        ));
+    }
+    wrong
 }

@@ -1,6 +1,8 @@
 //! Loading, attaching and detaching the XDP program. Everything outlives the controller: tables
 //! and links are pinned, and a restart replaces the program in one step.
 
+pub mod trial;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -232,7 +234,7 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 }
 
 /// The kernel's verdict, without the verifier's log of thousands of lines.
-pub(super) fn explain_rejection(error: ProgramError) -> anyhow::Error {
+fn explain_rejection(error: ProgramError) -> anyhow::Error {
     let ProgramError::LoadError {
         io_error,
         verifier_log,

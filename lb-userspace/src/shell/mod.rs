@@ -5,7 +5,6 @@ pub mod announce;
 pub mod bpf;
 pub mod bpf_tables;
 mod checksum;
-pub mod bpf_trial;
 pub mod clock;
 pub mod conflict;
 pub mod control;

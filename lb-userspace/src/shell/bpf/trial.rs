@@ -8,7 +8,7 @@ use aya::programs::Xdp;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::bpf::{OBJECT, PROGRAM, explain_rejection};
+use super::{OBJECT, PROGRAM, explain_rejection};
 
 /// What became of the trial.
 #[derive(Debug)]
