@@ -31,7 +31,7 @@ struct Rule {
     why: &'static str,
 }
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule {
         place: "lb-common/src/",
         except: &["lb-common/src/pod.rs"],
@@ -90,6 +90,22 @@ const RULES: [Rule; 8] = [
         except: &[],
         forbidden: &["crate::cli", "crate::commands"],
         why: "the shell does not know who called it",
+    },
+    Rule {
+        place: "lb-userspace/src/doctor",
+        except: &["lb-userspace/src/doctor/look"],
+        forbidden: &[
+            "crate::cli",
+            "crate::commands",
+            "crate::engine",
+            "std::env",
+            "std::fs",
+            "std::io",
+            "std::process",
+            "std::thread",
+            "tokio",
+        ],
+        why: "findings are judged from facts; only doctor/look* collects them",
     },
     Rule {
         place: "lb-userspace/src/commands",
