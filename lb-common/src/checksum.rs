@@ -39,11 +39,22 @@ pub fn finish(total: u32) -> [u8; 2] {
     (!fold(total)).to_ne_bytes()
 }
 
+/// What words that sum to `new` add to a sum where they replace words that sum to `old`.
+#[inline(always)]
+pub fn difference(old: u32, new: u32) -> u16 {
+    fold(u32::from(!fold(old)) + u32::from(fold(new)))
+}
+
+/// The checksum of data to whose sum `difference` is added.
+#[inline(always)]
+pub fn add(checksum: [u8; 2], difference: u16) -> [u8; 2] {
+    finish(u32::from(!u16::from_ne_bytes(checksum)) + u32::from(difference))
+}
+
 /// The checksum after words that summed to `old` have been replaced by words that sum to `new`.
 #[inline(always)]
 pub fn replace(checksum: [u8; 2], old: u32, new: u32) -> [u8; 2] {
-    let kept = u32::from(!u16::from_ne_bytes(checksum));
-    finish(kept + u32::from(!fold(old)) + u32::from(fold(new)))
+    add(checksum, difference(old, new))
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Flows: the entries of the connection table.
 
+use crate::checksum;
 use crate::family::{Address, Family};
+use crate::limits::OPENING;
 use crate::member::Slot;
-use crate::wire::{Headers, IpHeader, Mac};
+use crate::service::Forwarding;
+use crate::wire::{EgressTags, Headers, IpHeader, Mac};
 
 /// An address and a port, in network byte order.
 #[repr(C)]
@@ -14,12 +17,13 @@ pub struct Endpoint<A> {
     pub port: [u8; 2],
 }
 
-/// The 4-tuple of a packet as it arrives: what a flow is found by.
+/// The 4-tuple of a packet: as it arrives, what its flow is found by; as it leaves, what its flow
+/// makes of it.
 ///
 /// Both directions of a connection lie in the same table, the client's packets under
-/// (client, VIP) and the backend's under (backend, client). The layout has no padding, because
-/// the kernel hashes every byte of it.
-#[repr(C)]
+/// (client, VIP) and the backend's under (backend, client), or (backend, gateway) in full-nat. The
+/// layout has no padding, because the kernel hashes every byte of it.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey<A> {
     /// The sender's address.
@@ -73,12 +77,48 @@ impl<A: Address> FlowKey<A> {
         }
     }
 
-    /// The key of the other direction of this flow's connection.
+    /// The same 4-tuple seen from the other end.
     #[inline(always)]
-    pub fn opposite(&self, flow: &Flow<A>) -> Self {
-        match flow.direction() {
-            Direction::ToBackend => Self::between(flow.rewritten, self.sender()),
-            Direction::ToClient => Self::between(self.receiver(), flow.rewritten),
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+
+    /// The sum of the addresses' 16-bit words, for checksums.
+    #[inline(always)]
+    pub fn address_sum(&self) -> u32 {
+        self.source.sum() + self.destination.sum()
+    }
+
+    /// The sum of both ports, for checksums.
+    #[inline(always)]
+    pub fn port_sum(&self) -> u32 {
+        checksum::sum(&self.source_port) + checksum::sum(&self.destination_port)
+    }
+}
+
+impl<A> FlowKey<A> {
+    /// The same 4-tuple with addresses of another form.
+    pub fn map<B>(self, form: impl Fn(A) -> B) -> FlowKey<B> {
+        FlowKey {
+            source: form(self.source),
+            destination: form(self.destination),
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+        }
+    }
+}
+
+impl<A> Endpoint<A> {
+    /// The same endpoint with an address of another form.
+    pub fn map<B>(self, form: impl Fn(A) -> B) -> Endpoint<B> {
+        Endpoint {
+            address: form(self.address),
+            port: self.port,
         }
     }
 }
@@ -87,9 +127,9 @@ impl<A: Address> FlowKey<A> {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// From the client: the destination is rewritten to the backend.
+    /// From the client.
     ToBackend = 0,
-    /// From the backend: the source is rewritten to the VIP.
+    /// From the backend.
     ToClient = 1,
 }
 
@@ -133,12 +173,29 @@ pub enum Phase {
     Reset = 5,
 }
 
+impl Phase {
+    #[inline(always)]
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::SynSent,
+            1 => Self::Refused,
+            2 => Self::SynReceived,
+            3 => Self::Established,
+            4 => Self::Ended,
+            _ => Self::Reset,
+        }
+    }
+}
+
 /// Coarse monotonic time: units of 2^24 ns, 16.8 ms, since boot. Wraps after 2.3 years.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Tick(pub u32);
 
 impl Tick {
+    /// A tick is 2 to the power of this many nanoseconds.
+    pub const SHIFT: u32 = 24;
+
     /// The tick of a kernel clock reading in nanoseconds.
     #[inline(always)]
     #[expect(
@@ -146,7 +203,7 @@ impl Tick {
         reason = "ticks wrap, and ages are differences"
     )]
     pub const fn from_nanoseconds(nanoseconds: u64) -> Self {
-        Self((nanoseconds >> 24) as u32)
+        Self((nanoseconds >> Self::SHIFT) as u32)
     }
 
     /// Ticks since `earlier`.
@@ -157,7 +214,7 @@ impl Tick {
 
     /// This many ticks, in milliseconds.
     pub const fn milliseconds(ticks: u32) -> u64 {
-        ((ticks as u64) << 24) / 1_000_000
+        ((ticks as u64) << Self::SHIFT) / 1_000_000
     }
 }
 
@@ -167,71 +224,99 @@ impl Tick {
 pub struct NextHop {
     /// The interface to send from, or 0 when the kernel has to resolve the neighbour first.
     pub interface: u32,
+    /// The [`crate::gateway::Gateway::next_hop_generation`] under which it was looked up; 0 is
+    /// never current.
+    pub generation: u32,
     /// The next hop's MAC address.
     pub destination: Mac,
     /// The sending interface's MAC address.
     pub source: Mac,
-    /// The [`crate::gateway::Gateway::next_hop_generation`] under which it was looked up; 0 is
-    /// never current.
-    pub generation: u32,
+    /// The VLAN tags to send with.
+    pub tags: EgressTags,
+    /// The largest IP packet in bytes that fits the way; 0 when it is not known.
+    pub mtu: u16,
+    /// Of the packet's own receiver (0), or of a router on the way to it (1).
+    is_router: u8,
+    reserved: u8,
 }
 
-/// One direction of a connection, as both connection tables hold it.
+impl NextHop {
+    /// The same next hop, being a router or the receiver itself.
+    #[inline(always)]
+    pub fn by_router(self, is_router: bool) -> Self {
+        Self {
+            is_router: u8::from(is_router),
+            ..self
+        }
+    }
+
+    /// Whether it is a router, and not the packet's receiver.
+    #[inline(always)]
+    pub fn is_router(&self) -> bool {
+        self.is_router != 0
+    }
+}
+
+/// One direction of a connection, as both connection tables hold it: what arrives under its key
+/// leaves under another 4-tuple, by a next hop.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
-    /// What is written into the packet: the backend as destination, or the VIP as source.
-    pub rewritten: Endpoint<A>,
-    direction: u8,
-    phase: u8,
-    /// The member that serves the connection.
-    pub slot: Slot,
-    /// Whether this end has sent its FIN: 0 or 1.
-    pub has_fin: u8,
-    reserved: u8,
-    /// The member's generation when the connection was opened.
-    pub generation: u32,
-    /// The members that this connection has tried, as bits.
-    pub tried: u32,
+    /// The 4-tuple that its packets leave with: in nat another destination for the client's ones
+    /// and another source for the backend's, in full-nat both, in dsr none.
+    pub leaving: FlowKey<A>,
     /// Where its packets go.
     pub next_hop: NextHop,
+    /// The member's generation when the connection was opened.
+    pub generation: u32,
     /// The last acknowledgment number seen: what the sender takes as the next sequence number,
     /// and so the sequence number of the RST that ends it.
     pub last_ack: u32,
     /// When the last packet came.
     pub last_seen: Tick,
+    /// What the phase needs: while the SYN is unanswered, the members that the connection has
+    /// tried, as bits; while the client's answer is awaited, the acknowledgment number that it
+    /// must have; after a FIN, the sequence number behind it.
+    pub memo: u32,
+    /// The member that serves the connection.
+    pub slot: Slot,
+    direction: u8,
+    phase: u8,
+    /// Whether this end has sent its FIN: 0 or 1.
+    pub has_fin: u8,
+    forwarding: u8,
+    /// What the addresses of `leaving` add to a checksum over those of the key.
+    address_difference: u16,
 }
 
-impl<A> Flow<A> {
-    /// A new flow, just sent to its backend.
+impl<A: Address> Flow<A> {
+    /// A new flow, just sent to its backend: what arrives as `key` leaves as `leaving`.
     #[inline(always)]
     pub fn new(
         direction: Direction,
-        rewritten: Endpoint<A>,
+        key: &FlowKey<A>,
+        leaving: FlowKey<A>,
         slot: Slot,
-        generation: u32,
         now: Tick,
     ) -> Self {
         Self {
-            rewritten,
-            direction: direction as u8,
-            phase: Phase::SynSent as u8,
-            slot,
-            has_fin: 0,
-            reserved: 0,
-            generation,
-            tried: 0,
-            next_hop: NextHop {
-                interface: 0,
-                destination: [0; 6],
-                source: [0; 6],
-                generation: 0,
-            },
+            leaving,
+            next_hop: NextHop::default(),
+            generation: 0,
             last_ack: 0,
             last_seen: now,
+            memo: 0,
+            slot,
+            direction: direction as u8,
+            phase: Phase::SynSent as u8,
+            has_fin: 0,
+            forwarding: Forwarding::Nat as u8,
+            address_difference: checksum::difference(key.address_sum(), leaving.address_sum()),
         }
     }
+}
 
+impl<A> Flow<A> {
     /// Which way it goes.
     #[inline(always)]
     pub fn direction(&self) -> Direction {
@@ -241,14 +326,58 @@ impl<A> Flow<A> {
     /// How far its connection has come.
     #[inline(always)]
     pub fn phase(&self) -> Phase {
-        match self.phase {
-            0 => Phase::SynSent,
-            1 => Phase::Refused,
-            2 => Phase::SynReceived,
-            3 => Phase::Established,
-            4 => Phase::Ended,
-            _ => Phase::Reset,
+        Phase::of(self.phase)
+    }
+
+    /// How its connection is forwarded.
+    #[inline(always)]
+    pub fn forwarding(&self) -> Forwarding {
+        Forwarding::of(self.forwarding)
+    }
+
+    /// What the addresses that its packets leave with add to a checksum over those that they
+    /// arrive with.
+    #[inline(always)]
+    pub fn address_difference(&self) -> u16 {
+        self.address_difference
+    }
+
+    /// The same flow, forwarded so.
+    #[inline(always)]
+    pub fn forwarded(self, forwarding: Forwarding) -> Self {
+        Self {
+            forwarding: forwarding as u8,
+            ..self
         }
+    }
+
+    /// Whether the connection of a half-open or ended flow may yet be established.
+    #[inline(always)]
+    pub fn may_go_on(&self, now: Tick) -> bool {
+        match self.phase() {
+            Phase::SynSent | Phase::SynReceived => now.since(self.last_seen) < OPENING.0,
+            Phase::Established | Phase::Reset => true,
+            Phase::Refused | Phase::Ended => false,
+        }
+    }
+
+    /// The same flow with what its phase needs.
+    #[inline(always)]
+    pub fn with_memo(self, memo: u32) -> Self {
+        Self { memo, ..self }
+    }
+
+    /// The same flow, of this generation of its member.
+    #[inline(always)]
+    pub fn of_generation(self, generation: u32) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// Puts the flow into another phase, with what that phase needs.
+    #[inline(always)]
+    pub fn enter(&mut self, phase: Phase, memo: u32) {
+        self.phase = phase as u8;
+        self.memo = memo;
     }
 
     /// The same flow, after its FIN.
@@ -271,6 +400,24 @@ impl<A> Flow<A> {
         Self {
             phase: phase as u8,
             ..self
+        }
+    }
+
+    /// The same flow with addresses of another form.
+    pub fn map<B>(self, form: impl Fn(A) -> B) -> Flow<B> {
+        Flow {
+            leaving: self.leaving.map(form),
+            next_hop: self.next_hop,
+            generation: self.generation,
+            last_ack: self.last_ack,
+            last_seen: self.last_seen,
+            memo: self.memo,
+            slot: self.slot,
+            direction: self.direction,
+            phase: self.phase,
+            has_fin: self.has_fin,
+            forwarding: self.forwarding,
+            address_difference: self.address_difference,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 /// The layout of all tables. Raised with every change of an entry's layout or meaning, so that a
 /// controller never reads the tables of another one wrongly.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// The gateway as the kernel sees it. Only the controller writes it.
 #[repr(C)]
@@ -13,4 +13,8 @@ pub struct Gateway {
     /// Raised at every change of routes, neighbours or links: next hops of another generation are
     /// looked up again. 0 is no generation.
     pub next_hop_generation: u32,
+    /// The first port that full-nat connections leave from.
+    pub first_port: u16,
+    /// The last one.
+    pub last_port: u16,
 }

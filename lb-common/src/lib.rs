@@ -16,10 +16,14 @@
 //! - **suspect**: a backend that refused or ignored a SYN and has not answered a probe since.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod backend;
 pub mod checksum;
 pub mod choose;
 pub mod family;
+pub mod filter;
 pub mod flow;
 pub mod gateway;
 pub mod limits;
@@ -27,10 +31,13 @@ pub mod member;
 pub mod pipeline;
 #[cfg(feature = "user")]
 mod pod;
+pub mod port;
 pub mod reason;
 pub mod refuse;
 pub mod rewrite;
 pub mod service;
+pub mod source;
 pub mod tables;
 pub mod tally;
+pub mod trunk;
 pub mod wire;

@@ -20,12 +20,40 @@ pub const MAX_BACKENDS: u16 = 256;
 /// least a hundred positions for each member.
 pub const RING_SIZE: u32 = 16_381;
 
-/// Entries of the table of half-open and ended flows, two for each connection, 112 bytes each.
+/// Entries of the table of half-open and ended flows, two for each connection, of each family: 128 and 176
+/// bytes each.
 /// A flood of a million SYNs a second leaves a real client 16 ms to answer a SYN-ACK.
 pub const MAX_TRANSIENT_FLOWS: u32 = 32_768;
 
-/// Addresses and networks in all `allow` lists together.
-pub const MAX_ALLOWED: u32 = 16_384;
+/// Addresses and networks of one family in all access lists together.
+pub const MAX_NETWORKS: u32 = 16_384;
+
+/// Client addresses whose connections are counted, for services that limit them. With more than
+/// these at a time, the others are not limited.
+pub const MAX_SOURCES: u32 = 65_536;
+
+/// Ports of full-nat connections that wait for the backend to forget them. Memory is only taken
+/// for those that do.
+pub const MAX_LINGERING: u32 = 262_144;
+
+/// VLAN devices of the host.
+pub const MAX_TRUNKS: u32 = 4_096;
+
+/// How long a backend that closed a connection first keeps its port: Linux's `TCP_TIMEWAIT_LEN`
+/// of 60 s (include/net/tcp.h), and half a second for the way.
+pub const LINGER: Tick = Tick(3_606);
+
+/// Ports that are tried for a full-nat connection. With half of them taken, one connection in
+/// 65,536 finds none.
+pub const PORT_ATTEMPTS: u32 = 16;
+
+/// How far behind the backend's SYN-ACK the acknowledgment number of the client's answer may be,
+/// when a backend speaks first: a blind guess at it is right once in 65,536 times.
+pub const ANSWER_WINDOW: u32 = 65_536;
+
+/// 64-bit words of the filter that tells at a glance what cannot be ours: half for the services,
+/// half for the backends, 65,536 bits each.
+pub const FILTER_WORDS: u32 = 2_048;
 
 /// More half-open connections than this towards one backend are a flood, not a rush of clients:
 /// they no longer count as load, so that spoofed SYNs cannot make a backend look full.
@@ -34,6 +62,9 @@ pub const HALF_OPEN_FLOOD: u64 = 1_024;
 /// A SYN repeated sooner than this is a duplicate from the network and keeps its backend; one
 /// repeated later is a retransmission (RFC 6298: the first after 1 s) and tries another. 201 ms.
 pub const SYN_DUPLICATE: Tick = Tick(12);
+
+/// How long an unanswered SYN keeps its 4-tuple for itself: a few retries of its client, 4 s.
+pub const OPENING: Tick = Tick(240);
 
 /// Positions of a ring that one choice looks at before it takes the least-loaded member instead.
 pub const RING_STEPS: u32 = 8;

@@ -2,18 +2,24 @@
 //!
 //! [`decide`] reads top down: [`carry`] carries an established flow on after one lookup; everything
 //! else [`classify`] tells apart: the first or the last packets of a connection (`handshake`, `open`,
-//! `close`), or none of our business. A packet is rewritten last of all, so a [`Reason`] leaves it as it came.
+//! `close`), or none of our business. [`translate`] does the same for ICMP errors about our packets.
+//! A packet is rewritten last of all, so a [`Reason`] leaves it as it came.
 
+mod admit;
 mod close;
+mod error;
 mod handshake;
 mod open;
+
+pub use error::translate;
 
 use crate::family::Family;
 use crate::flow::{Direction, Endpoint, Flow, FlowKey, NextHop, Tick};
 use crate::member::Slot;
+use crate::port::take_port;
 use crate::reason::Reason;
 use crate::rewrite::rewrite;
-use crate::service::{Service, ServiceKey};
+use crate::service::{Forwarding, ServiceKey};
 use crate::tables::Tables;
 use crate::wire::{Headers, IpHeader, Tcp};
 
@@ -29,17 +35,46 @@ pub struct Forward {
     pub direction: Direction,
 }
 
+/// A full-nat connection that only lacks a port of the gateway: a member has been chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The member's slot.
+    pub slot: Slot,
+    /// The members that the connection has tried, as bits.
+    pub tried: u32,
+}
+
 /// A decision in one register, or that there is none yet: what the functions return that are not
 /// inlined. An enum would come back through a pointer to the caller's stack, which the verifier
 /// does not like to see returned, and its type information is none that the kernel reads.
 #[repr(transparent)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Decision(u64);
 
 impl Decision {
     /// The packet belongs to no connection any more.
     const NONE: Self = Self(1 << 63 | 1 << 62);
     const REFUSED: u64 = 1 << 63;
+    const NEEDS_PORT: u64 = 1 << 62;
+
+    #[inline(always)]
+    fn needing_port(slot: Slot, tried: u32) -> Self {
+        Self(Self::NEEDS_PORT | u64::from(slot.0) << 32 | u64::from(tried))
+    }
+
+    /// The connection that this decision is to be completed for.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each part is cut out of the number"
+    )]
+    fn opening(self) -> Option<Opening> {
+        let needs_port = self.0 & (Self::REFUSED | Self::NEEDS_PORT) == Self::NEEDS_PORT;
+        needs_port.then_some(Opening {
+            slot: Slot((self.0 >> 32) as u16),
+            tried: self.0 as u32,
+        })
+    }
 
     #[inline(always)]
     fn of(result: Result<Forward, Reason>) -> Self {
@@ -90,16 +125,21 @@ struct Arrival<'a, 'p, F: Family, T: Tables<F>> {
 /// Decides what happens to a TCP packet without IP options that is no fragment, and rewrites it
 /// if it is to be forwarded.
 ///
-/// The kernel calls [`carry`] and [`classify`] itself, one after the other, because each of them
-/// needs its own stack.
+/// The kernel calls the parts itself, one after the other, because each needs its own stack.
 pub fn decide<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &mut Headers<'_, F>,
     now: Tick,
 ) -> Result<Forward, Reason> {
-    match carry(tables, packet, now) {
-        Some(result) => result,
-        None => classify(tables, packet, now),
+    if let Some(result) = carry(tables, packet, now) {
+        return result;
+    }
+    match classify(tables, packet, now) {
+        Ok(result) => result,
+        Err(opening) => {
+            let port = take_port(tables, opening.slot, now);
+            open_from_port(tables, packet, now, opening, port)
+        }
     }
 }
 
@@ -112,32 +152,55 @@ pub fn carry<F: Family, T: Tables<F>>(
     now: Tick,
 ) -> Option<Result<Forward, Reason>> {
     let key = FlowKey::of(packet);
-    let (place, flow) = tables.recall(&key)?;
+    let flow = tables.recall(&key)?;
     Arrival {
         tables,
         packet,
         key,
         now,
     }
-    .carry(place, &flow)
+    .carry(flow)
 }
 
 /// Tells the first and the last packets of our connections from what is not ours, and decides
-/// about them.
+/// about them; or says what is missing for the decision.
 #[inline(always)]
 pub fn classify<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &mut Headers<'_, F>,
     now: Tick,
-) -> Result<Forward, Reason> {
+) -> Result<Result<Forward, Reason>, Opening> {
     let key = FlowKey::of(packet);
-    Arrival {
+    let mut arrival = Arrival {
         tables,
         packet,
         key,
         now,
+    };
+    let decision = arrival.classify();
+    match decision.opening() {
+        Some(opening) => Err(opening),
+        None => Ok(decision.made()),
     }
-    .classify()
+}
+
+/// Opens a full-nat connection from the port that has been taken for it ([`take_port`]).
+#[inline(always)]
+pub fn open_from_port<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &mut Headers<'_, F>,
+    now: Tick,
+    opening: Opening,
+    port: u16,
+) -> Result<Forward, Reason> {
+    let key = FlowKey::of(packet);
+    let mut arrival = Arrival {
+        tables,
+        packet,
+        key,
+        now,
+    };
+    arrival.open_from_port(opening, port)
 }
 
 /// Decides about a packet that no service takes, for `reason`: it is only ours to refuse if its
@@ -156,11 +219,7 @@ pub fn refuse_odd<F: Family, T: Tables<F>>(
 
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(always)]
-    fn carry(
-        &mut self,
-        place: T::Place,
-        flow: &Flow<F::Address>,
-    ) -> Option<Result<Forward, Reason>> {
+    fn carry(&mut self, flow: T::Found) -> Option<Result<Forward, Reason>> {
         let Some(generation) = self.tables.generation(flow.slot) else {
             return Some(Err(Reason::Inconsistent));
         };
@@ -168,39 +227,71 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             return self.supersede(flow).take();
         }
         if self.packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK {
-            return self.turn(place, flow).take();
+            return self.turn(flow).take();
         }
         self.tables
-            .note(place, self.packet.tcp.acknowledgment(), self.now);
+            .note(flow, self.packet.tcp.acknowledgment(), self.now);
         if flow.next_hop.generation != self.tables.next_hop_generation() {
-            return self.find_way(place, flow).take();
+            return self.find_way(flow).take();
         }
-        Some(self.forward(flow, &flow.next_hop))
+        Some(self.forward(&flow, &flow.next_hop))
     }
 
-    /// Carries a packet on whose way may have changed.
+    /// Sends a packet on whose way is not known, or may have changed.
     #[inline(never)]
-    fn find_way(&mut self, place: T::Place, flow: &Flow<F::Address>) -> Decision {
-        let mut next_hop = flow.next_hop;
-        self.look_up(flow, &mut next_hop);
-        self.tables.note_next_hop(place, next_hop);
-        Decision::of(self.forward(flow, &next_hop))
+    fn find_way(&mut self, flow: T::Found) -> Decision {
+        self.look_up(flow);
+        self.send_on(self.tables.reread(flow))
+    }
+
+    /// Finds the next hop of the flow's packets, as the routing tables have it now.
+    #[inline(never)]
+    fn look_up(&self, flow: T::Found) {
+        let mut receiver = flow.leaving.destination;
+        if flow.forwarding() == Forwarding::Dsr
+            && let Some(backend) = self.endpoint(flow.slot)
+        {
+            receiver = backend.address;
+        }
+        let mut next_hop = NextHop::default();
+        self.tables
+            .find_next_hop(flow.leaving.source, receiver, &mut next_hop);
+        self.tables.note_next_hop(flow, next_hop);
     }
 
     #[inline(always)]
-    fn classify(&mut self) -> Result<Forward, Reason> {
-        if let Some(flow) = self.tables.transient(&self.key)
-            && let Some(result) = self.advance(&flow)
-        {
-            return result;
+    fn classify(&mut self) -> Decision {
+        if self.is_foreign() {
+            return Decision::of(Err(Reason::NotOurs));
         }
-        let service = self.service(self.key.receiver())?;
+        if let Some(flow) = self.tables.transient(&self.key) {
+            let decision = self.advance(flow);
+            if decision != Decision::NONE {
+                return decision;
+            }
+        }
+        self.meet()
+    }
+
+    /// Whether the packet can be neither to a service nor from a backend.
+    #[inline(never)]
+    fn is_foreign(&self) -> bool {
+        !self.tables.may_be_ours(&self.key)
+    }
+
+    /// Handles a packet that belongs to no connection.
+    #[inline(never)]
+    fn meet(&mut self) -> Decision {
+        let service = match self.service(self.key.receiver()) {
+            Ok(service) => service,
+            Err(reason) => return Decision::of(Err(reason)),
+        };
         if self.packet.tcp.has(Tcp::RST) {
-            Err(Reason::StrayReset)
+            Decision::of(Err(Reason::StrayReset))
         } else if self.is_opening() {
-            self.open(&service, 0)
+            self.open(service, 0)
         } else {
-            Err(Reason::UnknownSegment)
+            Decision::of(Err(Reason::UnknownSegment))
         }
     }
 
@@ -212,56 +303,74 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     /// The service at `vip`.
     #[inline(always)]
-    fn service(&self, vip: Endpoint<F::Address>) -> Result<Service, Reason> {
+    fn service(&self, vip: Endpoint<F::Address>) -> Result<T::Service, Reason> {
         self.tables
             .service(&ServiceKey::new(vip))
             .ok_or(Reason::NotOurs)
     }
 
-    /// Finds the next hop of the packet's flow, as the routing tables have it now.
+    /// Where the backend of the member in a slot is.
     #[inline(always)]
-    fn look_up(&self, flow: &Flow<F::Address>, next_hop: &mut NextHop) {
-        let Endpoint { address, .. } = flow.rewritten;
-        let (source, destination) = match flow.direction() {
-            Direction::ToBackend => (self.key.source, address),
-            Direction::ToClient => (address, self.key.destination),
-        };
-        self.tables.find_next_hop(source, destination, next_hop);
+    fn endpoint(&self, slot: Slot) -> Option<Endpoint<F::Address>> {
+        let member = self.tables.member(slot)?;
+        let backend = self.tables.backend(member.backend)?;
+        Some(backend.endpoint())
     }
 
     /// Sends the packet on as one of `flow`, which stays as it is.
     #[inline(always)]
-    fn pass_on(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
-        self.send_on(flow).made()
+    fn pass_on(&mut self, flow: T::Found) -> Decision {
+        if flow.next_hop.generation == self.tables.next_hop_generation() {
+            self.send_on(flow)
+        } else {
+            self.find_way(flow)
+        }
     }
 
     #[inline(never)]
-    fn send_on(&mut self, flow: &Flow<F::Address>) -> Decision {
-        let mut next_hop = flow.next_hop;
-        if next_hop.generation != self.tables.next_hop_generation() {
-            self.look_up(flow, &mut next_hop);
-        }
-        Decision::of(self.forward(flow, &next_hop))
+    fn send_on(&mut self, flow: T::Found) -> Decision {
+        Decision::of(self.forward(&flow, &flow.next_hop))
     }
 
     /// Rewrites the packet for its flow and says where it goes.
     #[inline(always)]
     fn forward(&mut self, flow: &Flow<F::Address>, next_hop: &NextHop) -> Result<Forward, Reason> {
-        let Headers { ethernet, ip, .. } = self.packet;
+        let Headers {
+            ethernet,
+            ip,
+            egress,
+            ..
+        } = self.packet;
         if ip.hop_limit() <= 1 {
             return Err(Reason::HopLimit);
         }
-        // The kernel lowers the limit itself, and writes the MAC addresses.
-        if next_hop.interface != 0 {
+        if next_hop.interface == 0 {
+            // The kernel resolves the next hop, lowers the limit and writes the MAC addresses;
+            // but it takes a packet to the VIP for its own.
+            if flow.forwarding() == Forwarding::Dsr {
+                return Err(if next_hop.is_router() {
+                    Reason::NotOnLink
+                } else {
+                    Reason::NoNeighbour
+                });
+            }
+        } else {
+            if ip.total_length() > u32::from(next_hop.mtu)
+                && next_hop.mtu != 0
+                && !self.tables.is_aggregated()
+            {
+                egress.mtu = next_hop.mtu;
+                return Err(Reason::TooBig);
+            }
             ethernet.address(next_hop.destination, next_hop.source);
             ip.lower_hop_limit();
+            egress.tags = next_hop.tags;
         }
-        let direction = flow.direction();
-        rewrite(self.packet, direction, flow.rewritten);
+        rewrite(self.packet, &self.key, flow);
         Ok(Forward {
             interface: next_hop.interface,
             slot: flow.slot,
-            direction,
+            direction: flow.direction(),
         })
     }
 }

@@ -5,11 +5,14 @@
 )]
 
 use crate::backend::Backend;
-use crate::flow::{Flow, FlowKey};
+use crate::family::{V4Address, V6Address};
+use crate::flow::{Flow, FlowKey, Tick};
 use crate::gateway::Gateway;
 use crate::member::Member;
 use crate::service::{Service, ServiceKey};
+use crate::source::{Pace, SourceKey, SourceTally};
 use crate::tally::{Tally, Traffic};
+use crate::trunk::Trunk;
 
 /// Implements `aya::Pod` for a type of a known size, which is also part of the table layout.
 macro_rules! pod {
@@ -22,13 +25,21 @@ macro_rules! pod {
 }
 
 pod! {
-    FlowKey<[u8; 4]>: 12 bytes,
-    Flow<[u8; 4]>: 48 bytes,
-    ServiceKey<[u8; 4]>: 8 bytes,
-    Service: 12 bytes,
+    FlowKey<V4Address>: 12 bytes,
+    FlowKey<V6Address>: 36 bytes,
+    Flow<V4Address>: 64 bytes,
+    Flow<V6Address>: 88 bytes,
+    ServiceKey<V4Address>: 8 bytes,
+    ServiceKey<V6Address>: 20 bytes,
+    Service: 20 bytes,
     Member: 40 bytes,
-    Backend<[u8; 4]>: 32 bytes,
+    Backend<V6Address>: 64 bytes,
     Tally: 40 bytes,
     Traffic: 32 bytes,
-    Gateway: 8 bytes,
+    SourceKey: 20 bytes,
+    SourceTally: 16 bytes,
+    Pace: 8 bytes,
+    Tick: 4 bytes,
+    Trunk: 8 bytes,
+    Gateway: 12 bytes,
 }

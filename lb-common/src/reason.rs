@@ -7,7 +7,7 @@
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// The frame does not carry IPv4.
+    /// The frame does not carry IP.
     NotIp = 0,
     /// The packet does not carry TCP.
     NotTcp = 1,
@@ -17,11 +17,11 @@ pub enum Reason {
     NotOurs = 3,
     /// A fragment of a packet to a service.
     Fragment = 4,
-    /// A packet to a service with IP options.
+    /// A packet to a service with IP options or extension headers.
     IpOptions = 5,
     /// A packet of ours whose TTL does not allow another hop.
     HopLimit = 6,
-    /// A SYN from a client that the service's allow list does not name.
+    /// A SYN from a client that the service's access lists do not let in.
     Denied = 7,
     /// A SYN to a service without an eligible backend.
     NoBackend = 8,
@@ -41,11 +41,27 @@ pub enum Reason {
     RefusalWithheld = 15,
     /// The tables contradict each other, as they may for an instant while they are changed.
     Inconsistent = 16,
+    /// A connection of a client address that has as many as the service allows.
+    SourceLimit = 17,
+    /// A SYN of a client address that opens connections faster than the service allows.
+    SourceRate = 18,
+    /// A full-nat connection for which the gateway has no port left towards the backend.
+    NoPort = 19,
+    /// A dsr packet to a backend whose MAC address is not known yet; TCP sends it again.
+    NoNeighbour = 20,
+    /// A dsr packet to a backend that is reached through a router only.
+    NotOnLink = 21,
+    /// A packet that does not fit the way out; its sender is told the MTU.
+    TooBig = 22,
+    /// An ICMP error about a connection that was ended.
+    StrayError = 23,
+    /// A packet whose VLAN tags could not be changed, for want of room in front of it.
+    VlanTags = 24,
 }
 
 impl Reason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 25] = [
         Self::NotIp,
         Self::NotTcp,
         Self::Truncated,
@@ -63,6 +79,14 @@ impl Reason {
         Self::Superseded,
         Self::RefusalWithheld,
         Self::Inconsistent,
+        Self::SourceLimit,
+        Self::SourceRate,
+        Self::NoPort,
+        Self::NoNeighbour,
+        Self::NotOnLink,
+        Self::TooBig,
+        Self::StrayError,
+        Self::VlanTags,
     ];
 
     /// The index of its counter.
@@ -100,6 +124,14 @@ impl Reason {
             Self::Superseded => "superseded",
             Self::RefusalWithheld => "refusal_withheld",
             Self::Inconsistent => "inconsistent",
+            Self::SourceLimit => "source_limit",
+            Self::SourceRate => "source_rate",
+            Self::NoPort => "no_port",
+            Self::NoNeighbour => "no_neighbour",
+            Self::NotOnLink => "not_on_link",
+            Self::TooBig => "too_big",
+            Self::StrayError => "stray_error",
+            Self::VlanTags => "vlan_tags",
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Turning a packet round into the RST that answers it.
+//! What the gateway answers itself: an RST, or that a packet is too big.
 
 use crate::checksum;
 use crate::family::{Address, Family};
-use crate::wire::{Headers, IpHeader, PROTOCOL_TCP, Tcp};
+use crate::wire::{Headers, Icmp, IpHeader, PROTOCOL_TCP, Tcp};
 
 /// Makes the packet an RST to its sender, as RFC 9293, 3.10.7.1 has it for a connection that does
 /// not exist. With the sender's own ACK number as sequence number it is exact, so that a peer
@@ -12,39 +12,58 @@ use crate::wire::{Headers, IpHeader, PROTOCOL_TCP, Tcp};
 /// without options then. A packet that is an RST itself must not come here.
 #[inline(always)]
 pub fn refuse<F: Family>(packet: &mut Headers<'_, F>) {
+    /// An RST is a TCP header and nothing else.
+    const LENGTH: u16 = 20;
+
     let tcp = &packet.tcp;
     let [sequence, acknowledgment, flags] = if tcp.has(Tcp::ACK) {
         [tcp.acknowledgment(), 0, u32::from(Tcp::RST)]
     } else {
-        [
-            0,
-            tcp.sequence().wrapping_add(sequence_length(packet)),
-            u32::from(Tcp::RST | Tcp::ACK),
-        ]
+        [0, packet.next_sequence(), u32::from(Tcp::RST | Tcp::ACK)]
     };
-    let [s0, s1] = tcp.source();
-    let [d0, d1] = tcp.destination();
-    let [q0, q1, q2, q3] = sequence.to_be_bytes();
-    let [a0, a1, a2, a3] = acknowledgment.to_be_bytes();
     let [.., flags] = flags.to_be_bytes();
-    let mut reset = Tcp([
-        d0, d1, s0, s1, q0, q1, q2, q3, a0, a1, a2, a3, 0x50, flags, 0, 0, 0, 0, 0, 0,
-    ]);
-    let length = [0, 20];
-    let pseudo_header = packet.ip.source().sum()
-        + packet.ip.destination().sum()
+    let ports = [tcp.destination(), tcp.source()];
+    packet
+        .tcp
+        .write_reset(ports, sequence, acknowledgment, flags);
+    let (sender, receiver) = (packet.ip.source(), packet.ip.destination());
+    let pseudo_header = sender.sum()
+        + receiver.sum()
         + checksum::sum(&[0, PROTOCOL_TCP])
-        + checksum::sum(&length);
-    reset.set_checksum(checksum::finish(pseudo_header + checksum::sum(&reset.0)));
-    *packet.tcp = reset;
-    packet.ip.turn_round(u16::from_be_bytes(length));
+        + checksum::sum(&LENGTH.to_be_bytes());
+    let sum = checksum::finish(pseudo_header + packet.tcp.sum());
+    packet.tcp.set_checksum(sum);
+    packet
+        .ip
+        .write_fresh(receiver, sender, PROTOCOL_TCP, LENGTH);
     packet.ethernet.turn_round();
 }
 
-/// How far the packet moves the sequence number: its payload, and one each for SYN and FIN.
+/// Writes the ICMP message that tells a packet's sender that it is too big for a link of `mtu`
+/// bytes: `ip` and `icmp` stand in front of the packet's own IP and TCP headers, behind which the
+/// message ends. It comes from the packet's receiver, the VIP or the backend: senders do not look.
 #[inline(always)]
-fn sequence_length<F: Family>(packet: &Headers<'_, F>) -> u32 {
-    let header = u16::from(packet.tcp.header_length());
-    let payload = packet.ip.payload_length().saturating_sub(header);
-    u32::from(payload) + u32::from(packet.tcp.has(Tcp::SYN)) + u32::from(packet.tcp.has(Tcp::FIN))
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "headers are shorter than 100 bytes"
+)]
+pub fn report_too_big<F: Family>(
+    ip: &mut F::Header,
+    icmp: &mut Icmp,
+    quoted_ip: &F::Header,
+    quoted_tcp: &Tcp,
+    mtu: u16,
+) {
+    let (sender, receiver) = (quoted_ip.source(), quoted_ip.destination());
+    let length = (Icmp::LENGTH + F::Header::LENGTH + Tcp::LENGTH) as u16;
+    *icmp = Icmp::too_big::<F>(mtu);
+    let mut sum = checksum::sum(&icmp.0) + quoted_ip.sum() + quoted_tcp.sum();
+    if F::ICMP_COVERS_ADDRESSES {
+        sum += sender.sum()
+            + receiver.sum()
+            + checksum::sum(&[0, F::ICMP])
+            + checksum::sum(&length.to_be_bytes());
+    }
+    icmp.set_checksum(checksum::finish(sum));
+    ip.write_fresh(receiver, sender, F::ICMP, length);
 }

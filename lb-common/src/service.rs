@@ -6,18 +6,28 @@ use crate::flow::Endpoint;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey<A> {
-    /// VIP and port.
-    pub vip: Endpoint<A>,
+    address: A,
+    port: [u8; 2],
     reserved: [u8; 2],
 }
 
-impl<A> ServiceKey<A> {
+impl<A: Copy> ServiceKey<A> {
     /// The key of the service at `vip`.
     #[inline(always)]
     pub const fn new(vip: Endpoint<A>) -> Self {
         Self {
-            vip,
+            address: vip.address,
+            port: vip.port,
             reserved: [0; 2],
+        }
+    }
+
+    /// VIP and port.
+    #[inline(always)]
+    pub const fn vip(&self) -> Endpoint<A> {
+        Endpoint {
+            address: self.address,
+            port: self.port,
         }
     }
 }
@@ -41,6 +51,50 @@ pub enum Algorithm {
     HashAddress = 3,
 }
 
+/// How the packets of a service's connections reach a backend.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Forwarding {
+    /// With another destination; replies come back through the gateway.
+    Nat = 0,
+    /// With another destination, and from an address and port of the gateway.
+    FullNat = 1,
+    /// As they are, to the backend's MAC address; replies do not pass the gateway.
+    Dsr = 2,
+}
+
+impl Forwarding {
+    #[inline(always)]
+    pub(crate) const fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Nat,
+            1 => Self::FullNat,
+            _ => Self::Dsr,
+        }
+    }
+}
+
+/// What an access list says of a client.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// It may connect.
+    Allow = 1,
+    /// It may not.
+    Deny = 2,
+}
+
+impl Access {
+    /// The entry of an access list that has this number.
+    #[inline(always)]
+    pub const fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Allow,
+            _ => Self::Deny,
+        }
+    }
+}
+
 /// A service as the kernel sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +105,16 @@ pub struct Service {
     pub members: u8,
     algorithm: u8,
     is_holding: u8,
-    is_restricted: u8,
-    reserved: [u8; 2],
+    /// 0: no access list, 1: clients in no list may connect, 2: they may not.
+    restriction: u8,
+    forwarding: u8,
+    reserved: u8,
     /// Positions of its ring that are in use, from 0; the ring serves all but least-connections.
     pub ring_length: u32,
+    /// The most connections of one client address; 0 is no limit.
+    pub source_connections: u32,
+    /// The most new connections of one client address in a second; 0 is no limit.
+    pub source_rate: u32,
 }
 
 impl Service {
@@ -65,9 +125,12 @@ impl Service {
             members,
             algorithm: algorithm as u8,
             is_holding: 0,
-            is_restricted: 0,
-            reserved: [0; 2],
+            restriction: 0,
+            forwarding: Forwarding::Nat as u8,
+            reserved: 0,
             ring_length,
+            source_connections: 0,
+            source_rate: 0,
         }
     }
 
@@ -79,12 +142,27 @@ impl Service {
         }
     }
 
-    /// The same service, for the clients of its allow list only.
-    pub const fn restricted(self, is_restricted: bool) -> Self {
+    /// The same service with access lists. Who is in none of them may connect, unless `otherwise`
+    /// denies it.
+    pub const fn restricted(self, otherwise: Access) -> Self {
         Self {
-            is_restricted: is_restricted as u8,
+            restriction: otherwise as u8,
             ..self
         }
+    }
+
+    /// The same service, forwarded so.
+    pub const fn forwarded(self, forwarding: Forwarding) -> Self {
+        Self {
+            forwarding: forwarding as u8,
+            ..self
+        }
+    }
+
+    /// How its packets are forwarded.
+    #[inline(always)]
+    pub const fn forwarding(&self) -> Forwarding {
+        Forwarding::of(self.forwarding)
     }
 
     /// How it chooses.
@@ -104,9 +182,12 @@ impl Service {
         self.is_holding != 0
     }
 
-    /// Whether only the clients of its allow list may use it.
+    /// What holds for clients that no access list names; `None` when there is no list.
     #[inline(always)]
-    pub const fn is_restricted(&self) -> bool {
-        self.is_restricted != 0
+    pub const fn restriction(&self) -> Option<Access> {
+        match self.restriction {
+            0 => None,
+            number => Some(Access::of(number)),
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The tables as the pipeline sees them: BPF maps in the kernel, collections on the host.
 
+use core::ops::Deref;
+
 use crate::backend::Backend;
 use crate::choose::{self, Choice};
 use crate::family::Family;
-use crate::flow::{Flow, FlowKey, NextHop, Tick};
+use crate::flow::{Flow, FlowKey, NextHop, Phase, Tick};
 use crate::member::{BackendId, Member, Slot};
-use crate::service::{Service, ServiceId, ServiceKey};
+use crate::service::{Access, Service, ServiceId, ServiceKey};
+use crate::source::SourceKey;
 use crate::tally::{Milestone, Tally};
 
 /// The connection table is full.
@@ -18,33 +21,64 @@ pub struct Full;
 /// *transient* one for half-open and ended connections, which forgets the flow that was used
 /// longest ago when it needs room.
 pub trait Tables<F: Family> {
-    /// Where in the established table a flow was found.
-    type Place: Copy;
+    /// A flow in its table: to be read, and to be noted in.
+    type Found: Deref<Target = Flow<F::Address>> + Copy;
+    /// A service in its table.
+    type Service: Deref<Target = Service> + Copy;
+
+    /// Writes a new flow where it may lie until the next one, to be put into a table; the kernel
+    /// has no room for it on its stack.
+    fn draft(&self, flow: impl FnOnce() -> Flow<F::Address>) -> Option<Self::Found>;
 
     /// Finds an established flow: the one lookup of an established packet.
-    fn recall(&self, key: &FlowKey<F::Address>) -> Option<(Self::Place, Flow<F::Address>)>;
-    /// Notes a packet of the flow at `place`.
-    fn note(&self, place: Self::Place, last_ack: u32, now: Tick);
-    /// Stores a newly found next hop of the flow at `place`.
-    fn note_next_hop(&self, place: Self::Place, next_hop: NextHop);
-    /// Notes that the flow at `place` has sent its FIN.
-    fn note_fin(&self, place: Self::Place);
+    fn recall(&self, key: &FlowKey<F::Address>) -> Option<Self::Found>;
+    /// The flow as it is now, after what has been noted; in the kernel it is the flow itself.
+    fn reread(&self, flow: Self::Found) -> Self::Found;
+    /// Notes a packet of the flow.
+    fn note(&self, flow: Self::Found, last_ack: u32, now: Tick);
+    /// Stores a newly found next hop of the flow.
+    fn note_next_hop(&self, flow: Self::Found, next_hop: NextHop);
+    /// Notes that the flow has sent its FIN, and the sequence number behind it.
+    fn note_fin(&self, flow: Self::Found, behind: u32);
+    /// Notes how far the connection of the flow has come, and what that phase needs.
+    fn note_phase(&self, flow: Self::Found, phase: Phase, memo: u32);
+    /// Gives the flow the generation that no member has: its next packet meets an RST.
+    fn disown(&self, flow: Self::Found);
     /// Inserts or replaces an established flow.
     fn establish(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> Result<(), Full>;
     /// Removes an established flow; tells whether it was there.
     fn unestablish(&self, key: &FlowKey<F::Address>) -> bool;
 
     /// Finds a half-open or ended flow.
-    fn transient(&self, key: &FlowKey<F::Address>) -> Option<Flow<F::Address>>;
+    fn transient(&self, key: &FlowKey<F::Address>) -> Option<Self::Found>;
     /// Inserts or replaces a half-open or ended flow.
     fn remember(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>);
+    /// Inserts a half-open flow; tells whether there was none before.
+    fn claim(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> bool;
     /// Removes a half-open or ended flow.
     fn forget(&self, key: &FlowKey<F::Address>);
+    /// Keeps the gateway's port in `key`, that of a full-nat connection's replies, for the time
+    /// that the backend may remember it.
+    fn linger(&self, key: &FlowKey<F::Address>, now: Tick);
+    /// Whether the gateway's port in `key` is kept.
+    fn lingers(&self, key: &FlowKey<F::Address>, now: Tick) -> bool;
 
-    /// The service at a VIP and port.
-    fn service(&self, key: &ServiceKey<F::Address>) -> Option<Service>;
-    /// Whether the service's allow list names this client.
-    fn is_allowed(&self, service: ServiceId, client: F::Address) -> bool;
+    /// Whether a packet with this key can be to a service or from a backend. `true` is a maybe.
+    fn may_be_ours(&self, key: &FlowKey<F::Address>) -> bool;
+    /// The service at a VIP and port; at port 0, one that only tells that the address is a VIP.
+    fn service(&self, key: &ServiceKey<F::Address>) -> Option<Self::Service>;
+    /// What the longest network of a service's access lists that holds this client says.
+    fn access(&self, service: ServiceId, client: F::Address) -> Option<Access>;
+    /// Counts a new connection of a client address; tells whether it stays within `rate`.
+    fn keeps_pace(&self, source: &SourceKey, rate: u32, now: Tick) -> bool;
+    /// The established connections of a client address.
+    fn source_connections(&self, source: &SourceKey) -> u64;
+    /// Counts a connection of a client address as established.
+    fn count_source(&self, source: &SourceKey);
+    /// Counts a connection of a client address as ended, if those of this address are counted.
+    fn discount_source(&self, source: &SourceKey);
+    /// The first and the last port that full-nat connections leave from.
+    fn ports(&self) -> (u16, u16);
     /// The member in a slot.
     fn member(&self, slot: Slot) -> Option<Member>;
     /// The generation of the member in a slot.
@@ -96,6 +130,12 @@ pub trait Tables<F: Family> {
         choose::has_room(self, id)
     }
 
+    /// Keeps the client's 4-tuple of a connection that a port is to be taken for; the kernel has
+    /// no room to pass it on.
+    fn keep_opening(&self, key: &FlowKey<F::Address>);
+    /// The 4-tuple that was kept last.
+    fn kept_opening(&self) -> Option<FlowKey<F::Address>>;
+
     /// Counts a milestone of a connection for its slot, its backend and the gateway.
     fn count(&self, slot: Slot, milestone: Milestone);
     /// Makes a slot suspect and tells the controller, unless it is suspect already.
@@ -106,4 +146,7 @@ pub trait Tables<F: Family> {
     /// Looks up the next hop from `source` to `destination` in the routing tables; without an
     /// interface when only the kernel can resolve it.
     fn find_next_hop(&self, source: F::Address, destination: F::Address, next_hop: &mut NextHop);
+    /// Whether the packet is several that were put together on arrival, and will be taken apart
+    /// when it is sent: larger than what its own interface carries.
+    fn is_aggregated(&self) -> bool;
 }

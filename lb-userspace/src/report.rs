@@ -164,6 +164,9 @@ pub struct ConnectionReport {
     pub backend: String,
     /// The client's address and port.
     pub client: SocketAddr,
+    /// The gateway's address and port that the backend sees, if the service is full-nat.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gateway: Option<SocketAddr>,
     /// Where the TCP connection is in its life, for example `established`.
     pub state: String,
     /// Time since the last packet of either side (seconds).

@@ -4,6 +4,7 @@ use super::{Arrival, Decision};
 use crate::family::Family;
 use crate::flow::{Direction, Flow, Phase};
 use crate::reason::Reason;
+use crate::service::Forwarding;
 use crate::tables::Tables;
 use crate::tally::Milestone;
 use crate::wire::Tcp;
@@ -11,9 +12,11 @@ use crate::wire::Tcp;
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Handles a packet of an established connection that is more than data or an ACK.
     #[inline(never)]
-    pub(super) fn turn(&mut self, place: T::Place, flow: &Flow<F::Address>) -> Decision {
+    pub(super) fn turn(&mut self, flow: T::Found) -> Decision {
         if self.packet.tcp.has(Tcp::RST) {
             self.end(flow, Phase::Reset);
+            // A forged RST leaves the backend's end open.
+            self.linger(&flow);
         } else if self.is_opening() && flow.direction() == Direction::ToBackend {
             // A SYN on a live connection goes to its backend, which answers with a challenge
             // ACK (RFC 5961, section 4): a forged SYN cannot move a session.
@@ -23,22 +26,51 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 return Decision::NONE;
             }
         } else {
-            self.note_turn(place, flow);
+            self.note_turn(flow);
         }
-        Decision::of(self.pass_on(flow))
+        self.pass_on(flow)
     }
 
     #[inline(always)]
-    fn note_turn(&self, place: T::Place, flow: &Flow<F::Address>) {
-        if self.packet.tcp.has(Tcp::ACK) {
-            self.tables
-                .note(place, self.packet.tcp.acknowledgment(), self.now);
+    fn note_turn(&self, flow: T::Found) {
+        let tcp = &self.packet.tcp;
+        if tcp.has(Tcp::ACK) {
+            self.tables.note(flow, tcp.acknowledgment(), self.now);
         }
-        if self.packet.tcp.has(Tcp::FIN) {
-            self.tables.note_fin(place);
-            let opposite = self.tables.recall(&self.key.opposite(flow));
-            if opposite.is_some_and(|(_, opposite)| opposite.has_fin != 0) {
-                self.end(&flow.with_fin(), Phase::Ended);
+        if !tcp.has(Tcp::FIN) {
+            return;
+        }
+        self.tables.note_fin(flow, self.packet.next_sequence());
+        if flow.forwarding() == Forwarding::Dsr {
+            // The backend's FIN does not come this way.
+            self.end(flow, Phase::Ended);
+            return;
+        }
+        let opposite_key = flow.leaving.reversed();
+        let Some(opposite) = self.tables.recall(&opposite_key) else {
+            return;
+        };
+        if opposite.has_fin == 0 {
+            return;
+        }
+        // Whoever closes first remembers the connection (TIME_WAIT). The client did, if this is
+        // the backend's FIN and acknowledges the client's.
+        let is_client_first =
+            flow.direction() == Direction::ToClient && tcp.acknowledgment() == opposite.memo;
+        self.end(flow, Phase::Ended);
+        if is_client_first {
+            return;
+        }
+        self.linger(&flow);
+    }
+
+    /// Keeps a full-nat connection's port for as long as its backend may remember it.
+    #[inline(always)]
+    fn linger(&self, flow: &Flow<F::Address>) {
+        if flow.forwarding() == Forwarding::FullNat {
+            match flow.direction() {
+                Direction::ToBackend => self.tables.linger(&flow.leaving.reversed(), self.now),
+                Direction::ToClient => self.tables.linger(&self.key, self.now),
             }
         }
     }
@@ -46,14 +78,20 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Handles a packet of a connection that was opened under an older generation of its member:
     /// an RST answers it, but for the SYN that opens the next one.
     #[inline(never)]
-    pub(super) fn supersede(&mut self, flow: &Flow<F::Address>) -> Decision {
+    pub(super) fn supersede(&mut self, flow: T::Found) -> Decision {
         if self.packet.tcp.has(Tcp::RST) {
-            return Decision::of(Err(Reason::StrayReset));
+            // In dsr it is how the backend hears of the end: its answers to the reset go to the
+            // client, which knows of no connection any more.
+            return if flow.forwarding() == Forwarding::Dsr {
+                self.pass_on(flow)
+            } else {
+                Decision::of(Err(Reason::StrayReset))
+            };
         }
         if !self.is_opening() || flow.direction() == Direction::ToClient {
             return Decision::of(Err(Reason::Superseded));
         }
-        let opposite_key = self.key.opposite(flow);
+        let opposite_key = flow.leaving.reversed();
         self.tables.unestablish(&self.key);
         self.tables.forget(&self.key);
         // A superseded connection holds no reply tuple: another service's connection may have it
@@ -61,24 +99,27 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if self
             .tables
             .recall(&opposite_key)
-            .is_some_and(|(_, other)| other.slot == flow.slot)
+            .is_some_and(|other| other.slot == flow.slot)
         {
             self.tables.unestablish(&opposite_key);
         }
-        self.forget_opposite(flow);
+        self.forget_opposite(&flow);
+        self.linger(&flow);
         Decision::NONE
     }
 
     /// Moves both flows of a connection out of the established table, and counts its end once
     /// even when both CPUs that serve it see it at the same time.
     #[inline(never)]
-    fn end(&self, flow: &Flow<F::Address>, phase: Phase) {
-        let opposite_key = self.key.opposite(flow);
-        if let Some((_, opposite)) = self.tables.recall(&opposite_key) {
-            self.tables
-                .remember(&opposite_key, &opposite.in_phase(phase));
+    fn end(&self, flow: T::Found, phase: Phase) {
+        let opposite_key = flow.leaving.reversed();
+        if let Some(opposite) = self.tables.recall(&opposite_key) {
+            self.tables.note_phase(opposite, phase, 0);
+            let opposite = self.tables.reread(opposite);
+            self.tables.remember(&opposite_key, &opposite);
         }
-        self.tables.remember(&self.key, &flow.in_phase(phase));
+        self.tables.note_phase(flow, phase, 0);
+        self.tables.remember(&self.key, &self.tables.reread(flow));
         let [here, there] = [
             self.tables.unestablish(&self.key),
             self.tables.unestablish(&opposite_key),
@@ -89,6 +130,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         };
         if was_there {
             self.tables.count(flow.slot, Milestone::Ended);
+            self.discount_source(&flow);
         }
     }
 }

@@ -3,61 +3,69 @@
 use super::{Arrival, Decision, Forward};
 use crate::family::Family;
 use crate::flow::{Direction, Flow, FlowKey, Phase};
-use crate::limits::SYN_DUPLICATE;
+use crate::limits::{ANSWER_WINDOW, SYN_DUPLICATE};
 use crate::member::BackendId;
 use crate::reason::Reason;
+use crate::service::Forwarding;
 use crate::tables::Tables;
 use crate::tally::Milestone;
 use crate::wire::Tcp;
 
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
-    /// Handles a packet of a half-open or ended connection; `None` when it belongs to it no more.
-    #[inline(always)]
-    pub(super) fn advance(&mut self, flow: &Flow<F::Address>) -> Option<Result<Forward, Reason>> {
+    /// Handles a packet of a half-open or ended connection, unless it belongs to it no more.
+    #[inline(never)]
+    pub(super) fn advance(&mut self, flow: T::Found) -> Decision {
         let Some(generation) = self.tables.generation(flow.slot) else {
-            return Some(Err(Reason::Inconsistent));
+            return Decision::of(Err(Reason::Inconsistent));
         };
         if generation != flow.generation {
-            return self.supersede(flow).take();
+            return self.supersede(flow);
         }
-        Some(match flow.direction() {
-            Direction::ToBackend => self.take_from_client(flow),
-            Direction::ToClient => self.take_from_backend(flow),
-        })
+        match flow.direction() {
+            Direction::ToBackend if self.is_opening() => self.syn_again(flow),
+            Direction::ToBackend => Decision::of(self.take_from_client(flow)),
+            Direction::ToClient => Decision::of(self.take_from_backend(flow)),
+        }
     }
 
     #[inline(always)]
-    fn take_from_client(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
-        if self.is_opening() {
-            return self.syn_again(flow);
-        }
+    fn take_from_client(&mut self, flow: T::Found) -> Result<Forward, Reason> {
         let is_reset = self.packet.tcp.has(Tcp::RST);
         match flow.phase() {
             Phase::SynSent | Phase::Refused | Phase::SynReceived if is_reset => self.give_up(flow),
+            // The backend's answer has not come this way, and the client has it.
+            Phase::SynSent if flow.forwarding() == Forwarding::Dsr => self.complete(flow)?,
             Phase::SynSent | Phase::Refused => return Err(Reason::UnknownSegment),
-            // It took the client so long that another service's connection has the replies.
-            Phase::SynReceived if self.collides(flow.slot) => return Err(Reason::ReplyCollision),
-            Phase::SynReceived if self.establish(flow, Milestone::Established) => {}
-            Phase::SynReceived => return Err(Reason::TableFull),
+            Phase::SynReceived if self.answers(&flow) => self.complete(flow)?,
+            // A guess, or an answer to another SYN-ACK (RFC 9293, 3.10.7.4).
+            Phase::SynReceived => return Err(Reason::UnknownSegment),
             Phase::Reset if !is_reset && !self.establish(flow, Milestone::Resumed) => {
                 return Err(Reason::TableFull);
             }
             Phase::Ended | Phase::Reset | Phase::Established => {}
         }
-        self.pass_on(flow)
+        self.pass_on(flow).made()
+    }
+
+    /// Whether the packet acknowledges the backend's SYN-ACK.
+    #[inline(always)]
+    fn answers(&self, flow: &Flow<F::Address>) -> bool {
+        let tcp = &self.packet.tcp;
+        let beyond = tcp.acknowledgment().wrapping_sub(flow.memo);
+        tcp.has(Tcp::ACK) && beyond < ANSWER_WINDOW
     }
 
     #[inline(always)]
-    fn take_from_backend(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
+    fn take_from_backend(&mut self, flow: T::Found) -> Result<Forward, Reason> {
         let is_reset = self.packet.tcp.has(Tcp::RST);
         match flow.phase() {
             Phase::SynSent | Phase::Refused if is_reset => {
-                if self.withholds_refusal(flow) {
+                if self.withholds_refusal(&flow) {
                     return Err(Reason::RefusalWithheld);
                 }
                 self.give_up(flow);
             }
-            Phase::SynSent if self.packet.tcp.has(Tcp::SYN | Tcp::ACK) => {
+            Phase::SynSent | Phase::SynReceived if self.packet.tcp.has(Tcp::SYN | Tcp::ACK) => {
                 return self.answered(flow).made();
             }
             Phase::SynReceived if is_reset => self.give_up(flow),
@@ -69,12 +77,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Phase::SynSent | Phase::Refused | Phase::SynReceived => {}
             Phase::Ended | Phase::Reset | Phase::Established => {}
         }
-        self.pass_on(flow)
+        self.pass_on(flow).made()
     }
 
     /// A SYN on a connection that is not established.
     #[inline(always)]
-    fn syn_again(&mut self, flow: &Flow<F::Address>) -> Result<Forward, Reason> {
+    fn syn_again(&mut self, flow: T::Found) -> Decision {
         let tried = match flow.phase() {
             Phase::SynSent if self.now.since(flow.last_seen) < SYN_DUPLICATE.0 => {
                 return self.pass_on(flow);
@@ -82,37 +90,35 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Phase::SynReceived => return self.pass_on(flow),
             Phase::SynSent => {
                 self.tables.suspect(flow.slot);
-                flow.tried | flow.slot.bit()
+                flow.memo | flow.slot.bit()
             }
-            Phase::Refused => flow.tried | flow.slot.bit(),
+            Phase::Refused => flow.memo | flow.slot.bit(),
             Phase::Established | Phase::Ended | Phase::Reset => 0,
         };
         if tried != 0 {
             self.tables.count(flow.slot, Milestone::HalfClosed);
         }
-        self.forget_opposite(flow);
+        self.forget_opposite(&flow);
         self.tables.forget(&self.key);
-        let service = self.service(self.key.receiver())?;
-        self.open(&service, tried)
+        match self.service(self.key.receiver()) {
+            Ok(service) => self.open(service, tried),
+            Err(reason) => Decision::of(Err(reason)),
+        }
     }
 
     /// The other flow of a half-open or ended connection, unless another connection has taken
     /// its place.
     #[inline(always)]
-    fn opposite(
-        &self,
-        key: &FlowKey<F::Address>,
-        flow: &Flow<F::Address>,
-    ) -> Option<Flow<F::Address>> {
+    fn opposite(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> Option<T::Found> {
         self.tables
             .transient(key)
-            .filter(|opposite| opposite.slot == flow.slot)
+            .filter(|it| it.leaving == self.key.reversed() && it.slot == flow.slot)
     }
 
     /// Forgets the other flow of a half-open or ended connection.
     #[inline(never)]
     pub(super) fn forget_opposite(&self, flow: &Flow<F::Address>) {
-        let key = self.key.opposite(flow);
+        let key = flow.leaving.reversed();
         if self.opposite(&key, flow).is_some() {
             self.tables.forget(&key);
         }
@@ -120,20 +126,15 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     /// The backend has answered the SYN by SYN-ACK.
     #[inline(never)]
-    fn answered(&mut self, flow: &Flow<F::Address>) -> Decision {
-        let client_key = self.key.opposite(flow);
-        if let Some(opposite) = self.tables.transient(&client_key) {
-            self.tables
-                .remember(&client_key, &opposite.in_phase(Phase::SynReceived));
+    fn answered(&mut self, flow: T::Found) -> Decision {
+        let expected = self.packet.tcp.sequence().wrapping_add(1);
+        if let Some(client) = self.tables.transient(&flow.leaving.reversed()) {
+            self.tables.note_phase(client, Phase::SynReceived, expected);
         }
-        let mut flow = flow.in_phase(Phase::SynReceived);
-        flow.last_ack = self.packet.tcp.acknowledgment();
-        flow.last_seen = self.now;
-        let mut next_hop = flow.next_hop;
-        self.look_up(&flow, &mut next_hop);
-        flow.next_hop = next_hop;
-        self.tables.remember(&self.key, &flow);
-        Decision::of(self.forward(&flow, &next_hop))
+        self.tables.note_phase(flow, Phase::SynReceived, 0);
+        self.tables
+            .note(flow, self.packet.tcp.acknowledgment(), self.now);
+        self.find_way(flow)
     }
 
     /// Makes the backend that refused the SYN suspect, and tells whether its RST is kept from
@@ -142,83 +143,139 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn withholds_refusal(&self, flow: &Flow<F::Address>) -> bool {
         self.tables.suspect(flow.slot);
-        let client_key = self.key.opposite(flow);
+        let client_key = flow.leaving.reversed();
         let Some(opening) = self.tables.transient(&client_key) else {
             return false;
         };
-        let Ok(service) = self.service(flow.rewritten) else {
+        let Ok(service) = self.service(client_key.receiver()) else {
             return false;
         };
-        let tried = opening.tried | flow.slot.bit();
+        let tried = opening.memo | flow.slot.bit();
         let is_another_left = self.choose(&service, &client_key, tried).is_untried();
         if is_another_left {
             self.tables
-                .remember(&client_key, &opening.in_phase(Phase::Refused));
+                .note_phase(opening, Phase::Refused, opening.memo);
         }
         is_another_left
     }
 
     /// One end has given a half-open connection up.
     #[inline(never)]
-    fn give_up(&self, flow: &Flow<F::Address>) {
-        let opposite_key = self.key.opposite(flow);
-        if let Some(opposite) = self.opposite(&opposite_key, flow) {
-            self.tables
-                .remember(&opposite_key, &opposite.in_phase(Phase::Ended));
+    fn give_up(&self, flow: T::Found) {
+        let opposite_key = flow.leaving.reversed();
+        if let Some(opposite) = self.opposite(&opposite_key, &flow) {
+            self.tables.note_phase(opposite, Phase::Ended, 0);
         }
-        self.tables
-            .remember(&self.key, &flow.in_phase(Phase::Ended));
+        self.tables.note_phase(flow, Phase::Ended, 0);
+        self.tables.count(flow.slot, Milestone::HalfClosed);
+    }
+
+    /// The client has answered the backend's SYN-ACK: the connection is established, or refused to
+    /// both ends.
+    #[inline(always)]
+    fn complete(&self, flow: T::Found) -> Result<(), Reason> {
+        let refusal = if self.is_overtaken(&flow) {
+            Some(Reason::ReplyCollision)
+        } else if self.exceeds_source() {
+            Some(Reason::SourceLimit)
+        } else if self.establish(flow, Milestone::Established) {
+            None
+        } else {
+            Some(Reason::TableFull)
+        };
+        match refusal {
+            Some(reason) => {
+                self.disown(&flow);
+                Err(reason)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it took the client so long that another service's connection has its replies.
+    #[inline(always)]
+    fn is_overtaken(&self, flow: &Flow<F::Address>) -> bool {
+        flow.forwarding() != Forwarding::Dsr && self.collides(&flow.leaving.reversed())
+    }
+
+    /// Whether the client's address has got its last connection while this one was half-open.
+    #[inline(never)]
+    fn exceeds_source(&self) -> bool {
+        let Ok(service) = self.service(self.key.receiver()) else {
+            return false;
+        };
+        self.admit_one_more(&service).take().is_some()
+    }
+
+    /// Takes a half-open connection that cannot be established from both its ends: the client's
+    /// packet is answered by an RST, and so is the backend's next SYN-ACK.
+    #[inline(never)]
+    fn disown(&self, flow: &Flow<F::Address>) {
+        let opposite_key = flow.leaving.reversed();
+        if let Some(opposite) = self.opposite(&opposite_key, flow) {
+            self.tables.disown(opposite);
+        }
+        self.tables.forget(&self.key);
         self.tables.count(flow.slot, Milestone::HalfClosed);
     }
 
     /// Moves both flows of a connection to the established table; tells whether there was room.
+    ///
+    /// They are changed where they lie and copied from there: the kernel evicts what has just been
+    /// looked up last of all.
     #[inline(never)]
-    fn establish(&self, flow: &Flow<F::Address>, milestone: Milestone) -> bool {
+    fn establish(&self, flow: T::Found, milestone: Milestone) -> bool {
         if !self.tables.has_room(BackendId::GATEWAY) {
             return false;
         }
-        if !self.establish_opposite(flow) {
+        if flow.forwarding() != Forwarding::Dsr && !self.establish_opposite(flow) {
             return false;
         }
-        let mut flow = flow.in_phase(Phase::Established);
-        flow.last_ack = self.packet.tcp.acknowledgment();
-        flow.last_seen = self.now;
-        if self.packet.tcp.has(Tcp::FIN) {
-            flow = flow.with_fin();
+        let tcp = &self.packet.tcp;
+        self.tables.note_phase(flow, Phase::Established, 0);
+        self.tables.note(flow, tcp.acknowledgment(), self.now);
+        if tcp.has(Tcp::FIN) {
+            self.tables.note_fin(flow, self.packet.next_sequence());
         }
+        let flow = self.tables.reread(flow);
         if self.tables.establish(&self.key, &flow).is_err() {
-            self.tables.unestablish(&self.key.opposite(&flow));
+            self.tables.unestablish(&flow.leaving.reversed());
             return false;
         }
-        self.tables.forget(&self.key);
         self.tables.count(flow.slot, milestone);
+        self.count_source(&flow);
+        self.tables.forget(&self.key);
         true
     }
 
     /// Moves the other flow of the packet's connection to the established table.
     #[inline(never)]
-    fn establish_opposite(&self, flow: &Flow<F::Address>) -> bool {
-        let key = self.key.opposite(flow);
-        let opposite = match self.opposite(&key, flow) {
-            Some(opposite) => opposite,
-            // It was pushed out of the table; all but its next hop follows from this flow.
-            None => self.mirror(flow),
+    fn establish_opposite(&self, flow: T::Found) -> bool {
+        let key = flow.leaving.reversed();
+        let Some(opposite) = self.opposite(&key, &flow) else {
+            return self.establish_mirrored(&key, flow);
         };
-        let has_room = self
-            .tables
-            .establish(&key, &opposite.in_phase(Phase::Established))
-            .is_ok();
+        self.tables.note_phase(opposite, Phase::Established, 0);
+        let opposite = self.tables.reread(opposite);
+        let has_room = self.tables.establish(&key, &opposite).is_ok();
         self.tables.forget(&key);
         has_room
     }
 
-    /// The other direction of a flow, as far as it follows from this one.
-    #[inline(always)]
-    pub(super) fn mirror(&self, flow: &Flow<F::Address>) -> Flow<F::Address> {
-        let (direction, rewritten) = match flow.direction() {
-            Direction::ToBackend => (Direction::ToClient, self.key.receiver()),
-            Direction::ToClient => (Direction::ToBackend, self.key.sender()),
+    /// Writes the other flow when it was pushed out of the transient table: all but its next hop
+    /// follows from this one.
+    #[inline(never)]
+    fn establish_mirrored(&self, key: &FlowKey<F::Address>, flow: T::Found) -> bool {
+        let direction = match flow.direction() {
+            Direction::ToBackend => Direction::ToClient,
+            Direction::ToClient => Direction::ToBackend,
         };
-        Flow::new(direction, rewritten, flow.slot, flow.generation, self.now)
+        let mirrored = self.tables.draft(|| {
+            Flow::new(direction, key, self.key.reversed(), flow.slot, self.now)
+                .of_generation(flow.generation)
+                .forwarded(flow.forwarding())
+                .in_phase(Phase::Established)
+        });
+        mirrored.is_some_and(|flow| self.tables.establish(key, &flow).is_ok())
     }
 }

@@ -1,59 +1,69 @@
 //! A SYN opens a connection: allowed, chosen, remembered, sent on.
 
-use super::{Arrival, Decision, Forward};
+use super::{Arrival, Decision, Forward, Opening};
 use crate::choose::{Choice, choose};
 use crate::family::Family;
-use crate::flow::{Direction, Endpoint, Flow, FlowKey, Phase};
+use crate::flow::{Direction, Endpoint, Flow, FlowKey};
 use crate::member::{BackendId, Slot};
 use crate::reason::Reason;
-use crate::service::Service;
+use crate::service::{Forwarding, Service};
 use crate::tables::Tables;
 use crate::tally::Milestone;
 use crate::wire::IpHeader;
 
-/// How long an unanswered SYN keeps its 4-tuple for itself: a few retries of its client, 4 s.
-const OPENING_TICKS: u32 = 240;
-
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Opens a connection for a SYN; `tried` holds the members that have failed it, as bits.
-    #[inline(always)]
-    pub(super) fn open(&mut self, service: &Service, tried: u32) -> Result<Forward, Reason> {
-        self.decide_open(service, tried).made()
-    }
-
     #[inline(never)]
-    fn decide_open(&mut self, service: &Service, tried: u32) -> Decision {
-        Decision::of(self.try_open(service, tried))
-    }
-
-    #[inline(always)]
-    fn try_open(&mut self, service: &Service, tried: u32) -> Result<Forward, Reason> {
+    pub(super) fn open(&mut self, service: T::Service, tried: u32) -> Decision {
         // Before anything is remembered: a SYN that goes nowhere must leave no flow behind.
         if self.packet.ip.hop_limit() <= 1 {
-            return Err(Reason::HopLimit);
+            return Decision::of(Err(Reason::HopLimit));
         }
-        if service.is_restricted() && !self.tables.is_allowed(service.id, self.key.source) {
-            return Err(Reason::Denied);
+        let refusal = self.admit(&service);
+        if refusal != Decision::NONE {
+            return refusal;
         }
         if !self.tables.has_room(BackendId::GATEWAY) {
-            return Err(Reason::TableFull);
+            return Decision::of(Err(Reason::TableFull));
         }
-        let first = self.choose(service, &self.key, tried);
+        let first = self.choose(&service, &self.key, tried);
         if !first.is_possible() {
-            return Err(if service.is_holding() {
+            return Decision::of(Err(if service.is_holding() {
                 Reason::Held
             } else {
                 Reason::NoBackend
-            });
+            }));
         }
-        if !self.collides(first.slot()) {
-            return self.start(first.slot(), tried);
+        match service.forwarding() {
+            Forwarding::FullNat => {
+                self.tables.keep_opening(&self.key);
+                return Decision::needing_port(first.slot(), tried);
+            }
+            Forwarding::Dsr => return self.start(first.slot(), Forwarding::Dsr, 0, tried),
+            Forwarding::Nat => {}
         }
-        let second = self.choose(service, &self.key, tried | first.slot().bit());
-        if second.is_untried() && !self.collides(second.slot()) {
-            return self.start(second.slot(), tried);
+        if self.remember_reply(first.slot()) {
+            return self.start(first.slot(), Forwarding::Nat, 0, tried);
         }
-        Err(Reason::ReplyCollision)
+        let second = self.choose(&service, &self.key, tried | first.slot().bit());
+        if second.is_untried() && self.remember_reply(second.slot()) {
+            return self.start(second.slot(), Forwarding::Nat, 0, tried);
+        }
+        Decision::of(Err(Reason::ReplyCollision))
+    }
+
+    /// Opens a full-nat connection from the port that has been taken for it; 0 is none.
+    #[inline(always)]
+    pub(super) fn open_from_port(
+        &mut self,
+        opening: Opening,
+        port: u16,
+    ) -> Result<Forward, Reason> {
+        let Opening { slot, tried } = opening;
+        if port == 0 {
+            return Err(Reason::NoPort);
+        }
+        self.start(slot, Forwarding::FullNat, port, tried).made()
     }
 
     /// Chooses a member for the client in `key`, as [`choose`] does.
@@ -67,87 +77,112 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         choose(self.tables, service, key, tried)
     }
 
-    /// Starts the connection on the member in `slot`.
-    #[inline(always)]
-    fn start(&mut self, slot: Slot, tried: u32) -> Result<Forward, Reason> {
-        if !self.remember_reply(slot) {
-            return Err(Reason::Inconsistent);
+    /// Starts the connection on the member in `slot`, whose replies have their flow; `port` is the
+    /// gateway's in full-nat.
+    #[inline(never)]
+    fn start(&mut self, slot: Slot, forwarding: Forwarding, port: u16, tried: u32) -> Decision {
+        if self.remember(slot, forwarding, port, tried) {
+            self.send_first()
+        } else {
+            Decision::of(Err(Reason::Inconsistent))
         }
-        self.remember(slot, tried).made()
     }
 
-    /// Writes the flow of the client's packets and sends the SYN on.
+    /// Writes the flow of the client's packets; tells whether there is a backend to send them to.
+    /// `port` is the gateway's in full-nat.
     #[inline(never)]
-    fn remember(&mut self, slot: Slot, tried: u32) -> Decision {
-        Decision::of(self.try_remember(slot, tried))
-    }
-
-    #[inline(always)]
-    fn try_remember(&mut self, slot: Slot, tried: u32) -> Result<Forward, Reason> {
-        let generation = self.tables.generation(slot).ok_or(Reason::Inconsistent)?;
-        let backend = self.endpoint(slot).ok_or(Reason::Inconsistent)?;
-        let mut flow = Flow::new(Direction::ToBackend, backend, slot, generation, self.now);
-        flow.tried = tried;
-        let mut next_hop = flow.next_hop;
-        self.look_up(&flow, &mut next_hop);
-        flow.next_hop = next_hop;
-        let sent = self.forward(&flow, &next_hop)?;
+    fn remember(&self, slot: Slot, forwarding: Forwarding, port: u16, tried: u32) -> bool {
+        let Some(member) = self.tables.member(slot) else {
+            return false;
+        };
+        let Some(backend) = self.tables.backend(member.backend) else {
+            return false;
+        };
+        let flow = self.tables.draft(|| {
+            let leaving = match forwarding {
+                Forwarding::Nat => FlowKey::between(self.key.sender(), backend.endpoint()),
+                Forwarding::FullNat => {
+                    let gateway = Endpoint {
+                        address: backend.gateway,
+                        port: port.to_be_bytes(),
+                    };
+                    FlowKey::between(gateway, backend.endpoint())
+                }
+                Forwarding::Dsr => self.key,
+            };
+            Flow::new(Direction::ToBackend, &self.key, leaving, slot, self.now)
+                .of_generation(member.generation)
+                .forwarded(forwarding)
+                .with_memo(tried)
+        });
+        let Some(flow) = flow else {
+            return false;
+        };
         self.tables.remember(&self.key, &flow);
-        self.tables.count(slot, Milestone::HalfOpened);
-        Ok(sent)
-    }
-
-    /// Writes the flow of the replies; tells whether there is a backend to reply.
-    #[inline(never)]
-    fn remember_reply(&self, slot: Slot) -> bool {
-        let Some(generation) = self.tables.generation(slot) else {
-            return false;
-        };
-        let Some(backend) = self.endpoint(slot) else {
-            return false;
-        };
-        let key = FlowKey::between(backend, self.key.sender());
-        let vip = self.key.receiver();
-        // A dead half of an older connection may still lie there.
-        self.tables.unestablish(&key);
-        let reply = Flow::new(Direction::ToClient, vip, slot, generation, self.now);
-        self.tables.remember(&key, &reply);
         true
     }
 
+    /// Sends the SYN of the flow that was just written. One that cannot be sent leaves no flow of
+    /// the client's behind.
     #[inline(always)]
-    fn endpoint(&self, slot: Slot) -> Option<Endpoint<F::Address>> {
-        let member = self.tables.member(slot)?;
-        let backend = self.tables.backend(member.backend)?;
-        Some(backend.endpoint)
+    fn send_first(&mut self) -> Decision {
+        let Some(flow) = self.tables.transient(&self.key) else {
+            return Decision::of(Err(Reason::Inconsistent));
+        };
+        let decision = self.find_way(flow);
+        if decision.made().is_ok() {
+            self.tables.count(flow.slot, Milestone::HalfOpened);
+        } else {
+            self.tables.forget(&self.key);
+        }
+        decision
     }
 
-    /// Whether the backend's replies to this client would look like those of a connection that
-    /// the same client port has to the same backend through another service.
+    /// Writes the flow of the replies of a nat connection; tells whether they can be told from
+    /// those of another one.
     #[inline(never)]
-    pub(super) fn collides(&self, slot: Slot) -> bool {
+    fn remember_reply(&self, slot: Slot) -> bool {
         let Some(backend) = self.endpoint(slot) else {
-            return true;
+            return false;
         };
         let reply_key = FlowKey::between(backend, self.key.sender());
-        let other = match self.tables.recall(&reply_key) {
-            Some((_, flow)) => flow,
-            None => match self.tables.transient(&reply_key) {
-                Some(flow) if self.may_go_on(&flow) => flow,
+        if self.collides(&reply_key) {
+            return false;
+        }
+        // A dead half of an older connection may still lie there.
+        self.tables.unestablish(&reply_key);
+        self.write_reply(&reply_key, slot)
+    }
+
+    #[inline(never)]
+    fn write_reply(&self, reply_key: &FlowKey<F::Address>, slot: Slot) -> bool {
+        let Some(generation) = self.tables.generation(slot) else {
+            return false;
+        };
+        let reply = self.tables.draft(|| {
+            let leaving = self.key.reversed();
+            Flow::new(Direction::ToClient, reply_key, leaving, slot, self.now)
+                .of_generation(generation)
+        });
+        let Some(reply) = reply else {
+            return false;
+        };
+        self.tables.remember(reply_key, &reply);
+        true
+    }
+
+    /// Whether replies under `reply_key` would look like those of another connection of the same
+    /// client port to the same backend, which it has through another service.
+    #[inline(never)]
+    pub(super) fn collides(&self, reply_key: &FlowKey<F::Address>) -> bool {
+        let other = match self.tables.recall(reply_key) {
+            Some(flow) => flow,
+            None => match self.tables.transient(reply_key) {
+                Some(flow) if flow.may_go_on(self.now) => flow,
                 _ => return false,
             },
         };
-        other.rewritten != self.key.receiver()
+        other.leaving != self.key.reversed()
             && self.tables.generation(other.slot) == Some(other.generation)
-    }
-
-    /// Whether the connection of a transient flow may yet be established.
-    #[inline(always)]
-    fn may_go_on(&self, flow: &Flow<F::Address>) -> bool {
-        match flow.phase() {
-            Phase::SynSent | Phase::SynReceived => self.now.since(flow.last_seen) < OPENING_TICKS,
-            Phase::Established | Phase::Reset => true,
-            Phase::Refused | Phase::Ended => false,
-        }
     }
 }

@@ -1,19 +1,19 @@
 //! `pglb dump`: the kernel's own tables, read from their pins; works when the controller is dead.
 
-use std::net::SocketAddrV4;
 use std::process::ExitCode;
 
 use lb_common::backend::Backend;
 use lb_common::flow::Tick;
 use lb_common::limits::MAX_BACKENDS;
 use lb_common::member::{BackendId, Slot};
+use lb_common::service::Forwarding;
 use lb_common::tally::Load;
 use serde_json::{Value, json};
 
 use super::output;
 use crate::cli::{DumpArgs, DumpTable};
 use crate::config;
-use crate::engine::kernel::socket_address;
+use crate::engine::kernel::{backend_address, socket_address};
 use crate::engine::recount::client_side;
 use crate::render::table::{Align, Cell, Column, headings, line, widths};
 use crate::shell::bpf_tables::Tables;
@@ -54,8 +54,8 @@ fn services(tables: &Tables) -> anyhow::Result<Vec<Value>> {
             let load = Load::of(&tally, member.half_reaped, member.reaped);
             let backend = tables.backend(member.backend)?;
             rows.push(json!({
-                "vip": socket_address(key.vip),
-                "backend": socket_address(backend.endpoint),
+                "vip": socket_address(key.vip()),
+                "backend": backend_address(backend.endpoint()),
                 "slot": slot.0,
                 "generation": member.generation,
                 "eligible": member.is_eligible(),
@@ -87,7 +87,7 @@ fn backends(tables: &Tables) -> anyhow::Result<Vec<Value>> {
         );
         let address = match id {
             BackendId::GATEWAY => json!("gateway"),
-            _ => json!(socket_address(backend.endpoint)),
+            _ => json!(backend_address(backend.endpoint())),
         };
         rows.push(json!({
             "id": id.0,
@@ -104,24 +104,32 @@ fn backends(tables: &Tables) -> anyhow::Result<Vec<Value>> {
 fn connections(tables: &Tables) -> anyhow::Result<Vec<Value>> {
     let now = clock::kernel_tick();
     let (established, transient) = (tables.established()?, tables.transient()?);
-    let mut flows: Vec<(SocketAddrV4, Value)> = client_side(&established)
-        .chain(client_side(&transient))
-        .map(|(key, flow)| {
-            let client = socket_address(key.sender());
-            let row = json!({
-                "client": client,
-                "vip": socket_address(key.receiver()),
-                "backend": socket_address(flow.rewritten),
-                "phase": format!("{:?}", flow.phase()),
-                "slot": flow.slot.0,
-                "generation": flow.generation,
-                "idle_ms": Tick::milliseconds(now.since(flow.last_seen)),
-            });
-            (client, row)
-        })
-        .collect();
-    flows.sort_by_key(|(client, _)| *client);
-    Ok(flows.into_iter().map(|(_, row)| row).collect())
+    let mut rows = Vec::new();
+    for (key, flow) in client_side(&established).chain(client_side(&transient)) {
+        let client = socket_address(key.sender());
+        let mut row = json!({
+            "client": client,
+            "vip": socket_address(key.receiver()),
+            "backend": socket_address(flow.leaving.receiver()),
+            "phase": format!("{:?}", flow.phase()),
+            "slot": flow.slot.0,
+            "generation": flow.generation,
+            "idle_ms": Tick::milliseconds(now.since(flow.last_seen)),
+        });
+        match flow.forwarding() {
+            Forwarding::Nat => {}
+            Forwarding::FullNat => row["gateway"] = json!(socket_address(flow.leaving.sender())),
+            // Its packets leave as they came.
+            Forwarding::Dsr => {
+                let member = tables.member(flow.slot)?;
+                let backend = tables.backend(member.backend)?;
+                row["backend"] = json!(backend_address(backend.endpoint()));
+            }
+        }
+        rows.push((client, row));
+    }
+    rows.sort_by_key(|(client, _)| *client);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
 fn counters(tables: &Tables) -> anyhow::Result<Vec<Value>> {

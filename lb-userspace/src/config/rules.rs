@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::limits::{MAX_ALLOWED, MAX_BACKENDS, MAX_MEMBERS, MAX_SERVICES};
+use lb_common::limits::{MAX_BACKENDS, MAX_MEMBERS, MAX_NETWORKS, MAX_SERVICES};
 
 use super::check::{BackendDraft, ClusterDraft, NetworkList, ServiceDraft, Written};
 use super::file::Entry;
@@ -17,7 +17,7 @@ use super::{Config, Forwarding, Network, ProbeKind, Role};
 const BACKENDS: usize = MAX_BACKENDS as usize - 1;
 const BACKENDS_PER_SERVICE: usize = MAX_MEMBERS as usize;
 const SERVICES: usize = MAX_SERVICES as usize;
-const ALLOWED: usize = MAX_ALLOWED as usize;
+const ALLOWED: usize = MAX_NETWORKS as usize;
 
 type Clusters<'d, 'a, 't> = &'d [ClusterDraft<'a, 't>];
 type Services<'d, 'a, 't> = &'d [ServiceDraft<'a, 't>];

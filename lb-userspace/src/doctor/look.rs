@@ -23,9 +23,6 @@ use crate::shell::bpf::trial::{self, Outcome};
 use crate::shell::network::Network;
 use crate::shell::privileges;
 
-/// The ports that `full-nat` gives to its connections, both ends included.
-const FULL_NAT_PORTS: (u16, u16) = (1024, 32_767);
-
 /// Looks at the host, and at everything that the configuration names.
 pub async fn look(config: Option<&Config>) -> Result<Facts> {
     let network = Network::open()?;
@@ -145,7 +142,10 @@ fn read_plan(config: &Config, is_attached: bool) -> Plan {
         || backends.any(|backend| backend.address.is_ipv6());
     Plan {
         has_ipv6,
-        full_nat_ports: FULL_NAT_PORTS,
+        full_nat_ports: (
+            config.gateway.full_nat_ports.first,
+            config.gateway.full_nat_ports.last,
+        ),
         xdp_mode: config.gateway.xdp_mode,
         manages_vip: config.gateway.manage_vip,
         is_attached,

@@ -9,7 +9,7 @@ use lb_common::member::{BackendId, Member as MemberRow, Slot};
 use lb_common::service::{ServiceId, ServiceKey};
 
 use super::health::HealthState;
-use super::kernel::{KernelTables, endpoint};
+use super::kernel::{KernelTables, endpoint, wide_endpoint};
 use super::model::{Backend, Member, Reaped, Service};
 use super::recount::Error;
 use super::verdict::{Stance, Verdict};
@@ -83,12 +83,12 @@ impl Engine {
             .clusters
             .iter()
             .flat_map(|cluster| &cluster.backends)
-            .map(|backend| endpoint(backend.address))
+            .map(|backend| wide_endpoint(backend.address))
             .collect();
         let applied = &self.applied;
         let is_configured = |id: &BackendId| {
             let row = applied.backends.get(id);
-            row.is_some_and(|row| configured.contains(&row.endpoint))
+            row.is_some_and(|row| configured.contains(&row.endpoint()))
         };
         let referred: BTreeSet<_> = applied.members.values().map(|row| row.backend).collect();
         let mut rows: Vec<BackendId> = (1..MAX_BACKENDS).map(BackendId).collect();
@@ -147,7 +147,7 @@ impl Engine {
     /// table may have been given to another server.
     fn slot_of(&self, service: ServiceId, backend: &Backend) -> Option<Slot> {
         let row = self.applied.backends.get(&backend.id)?;
-        let is_known = row.endpoint == endpoint(backend.config.address);
+        let is_known = row.endpoint() == wide_endpoint(backend.config.address);
         let is_its = |slot: &Slot| {
             let member = self.applied.members.get(slot);
             member.is_some_and(|member| member.backend == backend.id && member.generation > 0)
@@ -256,11 +256,11 @@ fn adopt_backend(
     first: Moment,
     rows: &mut VecDeque<BackendId>,
 ) -> Backend {
-    let here = endpoint(config.address);
+    let here = wide_endpoint(config.address);
     let row = applied
         .backends
         .iter()
-        .find(|(id, row)| **id != BackendId::GATEWAY && row.endpoint == here);
+        .find(|(id, row)| **id != BackendId::GATEWAY && row.endpoint() == here);
     let is_fresh = row.is_none();
     let id = row.map(|(id, _)| *id).or_else(|| rows.pop_front());
     let row = row.map(|(_, row)| *row).unwrap_or_default();

@@ -1,10 +1,12 @@
 //! The closed list of what the engine can ask of the shell.
 
 use lb_common::backend::Backend;
+use lb_common::family::WideAddress;
 use lb_common::flow::FlowKey;
 use lb_common::gateway::Gateway;
 use lb_common::member::{BackendId, Member, Slot};
-use lb_common::service::{Service, ServiceId, ServiceKey};
+use lb_common::service::{Access, Forwarding, Service, ServiceId, ServiceKey};
+use lb_common::trunk::Trunk;
 
 use super::event::Asker;
 use super::kernel::Address;
@@ -33,12 +35,14 @@ pub enum Effect {
         /// The request that asked for it.
         asker: Asker,
     },
+    /// End these connections, named by the flow of the client's packets, by RST to both ends.
+    ResetFlows(Vec<FlowKey<Address>>),
     /// Walk both connection tables.
     Walk,
     /// Remove flows that the kernel has no packet to notice by.
     Remove {
-        /// From the established table.
-        established: Vec<FlowKey<Address>>,
+        /// From the established table, and how their packets were forwarded.
+        established: Vec<(FlowKey<Address>, Forwarding)>,
         /// From the transient table.
         transient: Vec<FlowKey<Address>>,
     },
@@ -65,13 +69,24 @@ pub enum Write {
     /// A member.
     Member(Slot, Member),
     /// A backend.
-    Backend(BackendId, Backend<Address>),
+    Backend(BackendId, Backend<WideAddress>),
     /// A service's ring.
     Ring(ServiceId, Vec<u8>),
-    /// A network into an allow list: service and address, and the length of both in bits.
-    Allow([u8; 6], u32),
-    /// A network out of an allow list.
-    Disallow([u8; 6], u32),
+    /// A word of the filter: its index and its bits.
+    Filter(u32, u64),
+    /// How frames of a VLAN device leave, by its interface index.
+    Trunk(u32, Trunk),
+    /// A VLAN device that is no more.
+    RemoveTrunk(u32),
+    /// An address of services.
+    Vip(Address),
+    /// One that is no more.
+    RemoveVip(Address),
+    /// A network into a service's access lists: its first address, its prefix length, and what
+    /// holds for it.
+    Access(ServiceId, Address, u8, Access),
+    /// A network out of them.
+    RemoveAccess(ServiceId, Address, u8),
     /// A service.
     Service(ServiceKey<Address>, Service),
     /// A service that is no more.

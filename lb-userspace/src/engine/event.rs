@@ -7,7 +7,7 @@ use lb_common::flow::Tick;
 use lb_common::member::{BackendId, Slot};
 use lb_common::tally::Tally;
 
-use super::kernel::Flows;
+use super::kernel::{Flows, Surroundings};
 use super::observation::Outcome;
 use crate::config::Config;
 use crate::protocol::Request;
@@ -62,8 +62,8 @@ pub enum Event {
         /// The request that asked for it.
         asker: Option<Asker>,
     },
-    /// Routes, neighbours or links have changed.
-    NextHopsChanged,
+    /// Routes, neighbours, links or addresses have changed.
+    NextHopsChanged(Surroundings),
     /// A write to the kernel's tables failed: they are no longer known.
     WriteFailed,
     /// An operator asks for something.

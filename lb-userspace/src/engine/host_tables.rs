@@ -4,48 +4,55 @@
 //! Whatever the kernel keeps in an array is there from the start, all zeros, here as well.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use lb_common::backend::Backend;
 use lb_common::choose::is_forgiven;
-use lb_common::family::V4;
-use lb_common::flow::{Flow, FlowKey, NextHop, Tick};
-use lb_common::limits::{MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, MAX_TRANSIENT_FLOWS};
+use lb_common::family::{Address, Family, WideAddress};
+use lb_common::flow::{Flow, FlowKey, NextHop, Phase, Tick};
+use lb_common::limits::{LINGER, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, MAX_TRANSIENT_FLOWS};
 use lb_common::member::{BackendId, Member, Slot};
-use lb_common::service::{Service, ServiceId, ServiceKey};
+use lb_common::service::{Access, Service, ServiceId, ServiceKey};
+use lb_common::source::{Pace, SourceKey, SourceTally};
 use lb_common::tables::{Full, Tables};
 use lb_common::tally::{Milestone, Tally};
 
-type Address = [u8; 4];
-type Flows = BTreeMap<FlowKey<Address>, Flow<Address>>;
+type Flows<A> = BTreeMap<FlowKey<A>, Flow<A>>;
 
 /// Bytes of a ring as the kernel holds it, unused ones included.
 const RING_BYTES: u32 = 16_384;
 
-/// Everything that a decision reads or writes. The controller's tables are open fields; what the
-/// kernel writes while it decides lies behind methods.
+/// Everything that a decision reads or writes, for one family. The controller's tables are open
+/// fields; what the kernel writes while it decides lies behind methods.
 #[derive(Clone, Debug)]
-pub struct HostTables {
+pub struct HostTables<F: Family> {
     /// The services.
-    pub services: BTreeMap<ServiceKey<Address>, Service>,
-    /// The allow lists: networks behind the 16-bit number of their service, and the prefix length
-    /// of both together.
-    pub allowed: BTreeSet<([u8; 6], u32)>,
+    pub services: BTreeMap<ServiceKey<F::Address>, Service>,
+    /// The access lists: networks of a service by their first address and prefix length, both as
+    /// IPv6 has them.
+    pub access: BTreeMap<(ServiceId, WideAddress, u8), Access>,
     /// The members; a slot that is missing holds zeros.
     pub members: BTreeMap<Slot, Member>,
     /// The backends; one that is missing holds zeros.
-    pub backends: BTreeMap<BackendId, Backend<Address>>,
+    pub backends: BTreeMap<BackendId, Backend<WideAddress>>,
     /// The rings, as far as they are in use.
     pub rings: BTreeMap<ServiceId, Vec<u8>>,
     /// The generation under which next hops are valid.
     pub next_hop_generation: u32,
     /// The routing tables: the way to each address that they know whole. The generation of an
     /// entry does not matter; it is answered with the current one.
-    pub next_hops: BTreeMap<Address, NextHop>,
+    pub next_hops: BTreeMap<F::Address, NextHop>,
+    /// The first and the last port that full-nat connections leave from.
+    pub ports: (u16, u16),
     /// How many established flows there is room for; two make a connection.
     pub established_size: usize,
-    established: RefCell<Flows>,
-    transient: RefCell<Recent>,
+    established: RefCell<Flows<F::Address>>,
+    transient: RefCell<Recent<F::Address>>,
+    lingering: RefCell<BTreeMap<FlowKey<F::Address>, Tick>>,
+    paces: RefCell<BTreeMap<SourceKey, Pace>>,
+    sources: RefCell<BTreeMap<SourceKey, SourceTally>>,
+    opening: Cell<Option<FlowKey<F::Address>>>,
     turns: RefCell<BTreeMap<ServiceId, u64>>,
     slot_tallies: RefCell<BTreeMap<Slot, Tally>>,
     backend_tallies: RefCell<BTreeMap<BackendId, Tally>>,
@@ -53,19 +60,27 @@ pub struct HostTables {
     lookups: Cell<u64>,
 }
 
-impl Default for HostTables {
+impl<F: Family> Default for HostTables<F>
+where
+    F::Address: Ord,
+{
     fn default() -> Self {
         Self {
             services: BTreeMap::new(),
-            allowed: BTreeSet::new(),
+            access: BTreeMap::new(),
             members: BTreeMap::new(),
             backends: BTreeMap::new(),
             rings: BTreeMap::new(),
             next_hop_generation: 1,
             next_hops: BTreeMap::new(),
+            ports: (1024, 32_767),
             established_size: usize::MAX,
             established: RefCell::default(),
             transient: RefCell::new(Recent::with_size(MAX_TRANSIENT_FLOWS as usize)),
+            lingering: RefCell::default(),
+            paces: RefCell::default(),
+            sources: RefCell::default(),
+            opening: Cell::new(None),
             turns: RefCell::default(),
             slot_tallies: RefCell::default(),
             backend_tallies: RefCell::default(),
@@ -75,7 +90,45 @@ impl Default for HostTables {
     }
 }
 
-impl HostTables {
+/// A flow that was found, as it was then, and where: under which key of which table.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<A> {
+    key: FlowKey<A>,
+    table: Table,
+    flow: Flow<A>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Table {
+    Established,
+    Transient,
+    Draft,
+}
+
+impl<A> Deref for Found<A> {
+    type Target = Flow<A>;
+
+    fn deref(&self) -> &Flow<A> {
+        &self.flow
+    }
+}
+
+/// A service that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundService(Service);
+
+impl Deref for FoundService {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.0
+    }
+}
+
+impl<F: Family> HostTables<F>
+where
+    F::Address: Ord,
+{
     /// Empty tables of the kernel's sizes, but for the established flows, of which there is room
     /// for any number.
     pub fn new() -> Self {
@@ -88,12 +141,12 @@ impl HostTables {
     }
 
     /// Writes an established flow, whether there is room or not.
-    pub fn set_established(&mut self, key: FlowKey<Address>, flow: Flow<Address>) {
+    pub fn set_established(&mut self, key: FlowKey<F::Address>, flow: Flow<F::Address>) {
         self.established.get_mut().insert(key, flow);
     }
 
     /// Writes a half-open or ended flow, as the one used last.
-    pub fn set_transient(&mut self, key: FlowKey<Address>, flow: Flow<Address>) {
+    pub fn set_transient(&mut self, key: FlowKey<F::Address>, flow: Flow<F::Address>) {
         self.transient.get_mut().insert(key, flow);
     }
 
@@ -113,12 +166,12 @@ impl HostTables {
     }
 
     /// Every established flow, by its key.
-    pub fn established_flows(&self) -> Flows {
+    pub fn established_flows(&self) -> Flows<F::Address> {
         self.established.borrow().clone()
     }
 
     /// Every half-open or ended flow, by its key.
-    pub fn transient_flows(&self) -> Flows {
+    pub fn transient_flows(&self) -> Flows<F::Address> {
         let recent = self.transient.borrow();
         recent
             .flows
@@ -137,36 +190,94 @@ impl HostTables {
         self.lookups.get()
     }
 
-    fn change(&self, key: &FlowKey<Address>, change: impl FnOnce(&mut Flow<Address>)) {
-        if let Some(flow) = self.established.borrow_mut().get_mut(key) {
-            change(flow);
+    /// What is counted for a client address.
+    pub fn source_tally(&self, source: &SourceKey) -> SourceTally {
+        let sources = self.sources.borrow();
+        sources.get(source).copied().unwrap_or_default()
+    }
+
+    /// Changes a flow where it lies, and what was found of it: the kernel has only the one.
+    fn change(&self, found: Found<F::Address>, change: impl FnOnce(&mut Flow<F::Address>)) {
+        match found.table {
+            Table::Established => {
+                if let Some(flow) = self.established.borrow_mut().get_mut(&found.key) {
+                    change(flow);
+                }
+            }
+            Table::Transient => {
+                if let Some((flow, _)) = self.transient.borrow_mut().flows.get_mut(&found.key) {
+                    change(flow);
+                }
+            }
+            Table::Draft => {}
         }
     }
 }
 
-impl Tables<V4> for HostTables {
-    type Place = FlowKey<Address>;
+impl<F: Family> Tables<F> for HostTables<F>
+where
+    F::Address: Ord,
+{
+    type Found = Found<F::Address>;
+    type Service = FoundService;
 
-    fn recall(&self, key: &FlowKey<Address>) -> Option<(Self::Place, Flow<Address>)> {
-        self.established.borrow().get(key).map(|flow| (*key, *flow))
+    fn draft(&self, flow: impl FnOnce() -> Flow<F::Address>) -> Option<Self::Found> {
+        let flow = flow();
+        Some(Found {
+            key: flow.leaving,
+            table: Table::Draft,
+            flow,
+        })
     }
 
-    fn note(&self, place: Self::Place, last_ack: u32, now: Tick) {
-        self.change(&place, |flow| {
+    fn recall(&self, key: &FlowKey<F::Address>) -> Option<Self::Found> {
+        let flow = *self.established.borrow().get(key)?;
+        Some(Found {
+            key: *key,
+            table: Table::Established,
+            flow,
+        })
+    }
+
+    fn reread(&self, found: Self::Found) -> Self::Found {
+        let flow = match found.table {
+            Table::Established => self.established.borrow().get(&found.key).copied(),
+            Table::Transient => self.transient.borrow_mut().find(&found.key),
+            Table::Draft => None,
+        };
+        Found {
+            flow: flow.unwrap_or(found.flow),
+            ..found
+        }
+    }
+
+    fn note(&self, flow: Self::Found, last_ack: u32, now: Tick) {
+        self.change(flow, |flow| {
             flow.last_ack = last_ack;
             flow.last_seen = now;
         });
     }
 
-    fn note_next_hop(&self, place: Self::Place, next_hop: NextHop) {
-        self.change(&place, |flow| flow.next_hop = next_hop);
+    fn note_next_hop(&self, flow: Self::Found, next_hop: NextHop) {
+        self.change(flow, |flow| flow.next_hop = next_hop);
     }
 
-    fn note_fin(&self, place: Self::Place) {
-        self.change(&place, |flow| flow.has_fin = 1);
+    fn note_fin(&self, flow: Self::Found, behind: u32) {
+        self.change(flow, |flow| {
+            flow.has_fin = 1;
+            flow.memo = behind;
+        });
     }
 
-    fn establish(&self, key: &FlowKey<Address>, flow: &Flow<Address>) -> Result<(), Full> {
+    fn note_phase(&self, flow: Self::Found, phase: Phase, memo: u32) {
+        self.change(flow, |flow| flow.enter(phase, memo));
+    }
+
+    fn disown(&self, flow: Self::Found) {
+        self.change(flow, |flow| flow.generation = 0);
+    }
+
+    fn establish(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> Result<(), Full> {
         let mut established = self.established.borrow_mut();
         if established.len() >= self.established_size && !established.contains_key(key) {
             return Err(Full);
@@ -175,33 +286,98 @@ impl Tables<V4> for HostTables {
         Ok(())
     }
 
-    fn unestablish(&self, key: &FlowKey<Address>) -> bool {
+    fn unestablish(&self, key: &FlowKey<F::Address>) -> bool {
         self.established.borrow_mut().remove(key).is_some()
     }
 
-    fn transient(&self, key: &FlowKey<Address>) -> Option<Flow<Address>> {
-        self.transient.borrow_mut().find(key)
+    fn transient(&self, key: &FlowKey<F::Address>) -> Option<Self::Found> {
+        let flow = self.transient.borrow_mut().find(key)?;
+        Some(Found {
+            key: *key,
+            table: Table::Transient,
+            flow,
+        })
     }
 
-    fn remember(&self, key: &FlowKey<Address>, flow: &Flow<Address>) {
+    fn remember(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) {
         self.transient.borrow_mut().insert(*key, *flow);
     }
 
-    fn forget(&self, key: &FlowKey<Address>) {
+    fn claim(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> bool {
+        let mut transient = self.transient.borrow_mut();
+        let is_free = transient.find(key).is_none();
+        if is_free {
+            transient.insert(*key, *flow);
+        }
+        is_free
+    }
+
+    fn forget(&self, key: &FlowKey<F::Address>) {
         self.transient.borrow_mut().remove(key);
     }
 
-    fn service(&self, key: &ServiceKey<Address>) -> Option<Service> {
-        self.services.get(key).copied()
+    fn linger(&self, key: &FlowKey<F::Address>, now: Tick) {
+        self.lingering.borrow_mut().insert(*key, now);
     }
 
-    fn is_allowed(&self, service: ServiceId, client: Address) -> bool {
-        let [s0, s1] = service.0.to_be_bytes();
-        let [c0, c1, c2, c3] = client;
-        let wanted = [s0, s1, c0, c1, c2, c3];
-        self.allowed
-            .iter()
-            .any(|(network, prefix)| agree(wanted, *network, *prefix))
+    fn lingers(&self, key: &FlowKey<F::Address>, now: Tick) -> bool {
+        let lingering = self.lingering.borrow();
+        lingering
+            .get(key)
+            .is_some_and(|since| now.since(*since) < LINGER.0)
+    }
+
+    /// The filter only spares the kernel work: here it lets everything through.
+    fn may_be_ours(&self, _: &FlowKey<F::Address>) -> bool {
+        true
+    }
+
+    fn service(&self, key: &ServiceKey<F::Address>) -> Option<FoundService> {
+        self.services.get(key).copied().map(FoundService)
+    }
+
+    fn access(&self, service: ServiceId, client: F::Address) -> Option<Access> {
+        let client = client.widen();
+        let networks = self.access.iter().filter(|((of, network, prefix), _)| {
+            *of == service && agree(client, *network, *prefix)
+        });
+        let longest = networks.max_by_key(|((.., prefix), _)| *prefix);
+        longest.map(|(_, access)| *access)
+    }
+
+    fn keeps_pace(&self, source: &SourceKey, rate: u32, now: Tick) -> bool {
+        let mut paces = self.paces.borrow_mut();
+        let pace = paces.entry(*source).or_default();
+        let next = pace.step(rate, now);
+        *pace = next.unwrap_or(*pace);
+        next.is_some()
+    }
+
+    fn source_connections(&self, source: &SourceKey) -> u64 {
+        self.source_tally(source).connections(0)
+    }
+
+    fn count_source(&self, source: &SourceKey) {
+        let mut sources = self.sources.borrow_mut();
+        sources.entry(*source).or_default().established += 1;
+    }
+
+    fn discount_source(&self, source: &SourceKey) {
+        if let Some(tally) = self.sources.borrow_mut().get_mut(source) {
+            tally.ended += 1;
+        }
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        self.ports
+    }
+
+    fn keep_opening(&self, key: &FlowKey<F::Address>) {
+        self.opening.set(Some(*key));
+    }
+
+    fn kept_opening(&self) -> Option<FlowKey<F::Address>> {
+        self.opening.get()
     }
 
     fn member(&self, slot: Slot) -> Option<Member> {
@@ -210,11 +386,13 @@ impl Tables<V4> for HostTables {
     }
 
     fn generation(&self, slot: Slot) -> Option<u32> {
-        self.member(slot).map(|member| member.generation)
+        (u32::from(slot.0) < MAX_SLOTS)
+            .then(|| self.members.get(&slot).map_or(0, |it| it.generation))
     }
 
-    fn backend(&self, id: BackendId) -> Option<Backend<Address>> {
-        (id.0 < MAX_BACKENDS).then(|| self.backends.get(&id).copied().unwrap_or_default())
+    fn backend(&self, id: BackendId) -> Option<Backend<F::Address>> {
+        let backend = self.backends.get(&id).copied().unwrap_or_default();
+        (id.0 < MAX_BACKENDS).then(|| backend.map(Address::narrow))
     }
 
     fn slot_tally(&self, slot: Slot) -> Option<Tally> {
@@ -252,7 +430,7 @@ impl Tables<V4> for HostTables {
 
     fn count(&self, slot: Slot, milestone: Milestone) {
         let mut of_backends = self.backend_tallies.borrow_mut();
-        if let Some(member) = self.member(slot) {
+        if let Some(member) = Tables::<F>::member(self, slot) {
             add(
                 self.slot_tallies.borrow_mut().entry(slot).or_default(),
                 milestone,
@@ -266,7 +444,7 @@ impl Tables<V4> for HostTables {
     }
 
     fn suspect(&self, slot: Slot) {
-        let Some(member) = self.member(slot) else {
+        let Some(member) = Tables::<F>::member(self, slot) else {
             return;
         };
         let mut tallies = self.slot_tallies.borrow_mut();
@@ -281,15 +459,21 @@ impl Tables<V4> for HostTables {
         self.next_hop_generation
     }
 
-    fn find_next_hop(&self, _source: Address, destination: Address, next_hop: &mut NextHop) {
+    fn find_next_hop(&self, _source: F::Address, destination: F::Address, next_hop: &mut NextHop) {
         self.lookups.set(self.lookups.get() + 1);
-        *next_hop = match self.next_hops.get(&destination) {
-            Some(found) => NextHop {
-                generation: self.next_hop_generation,
-                ..*found
-            },
-            None => NextHop::default(),
-        };
+        *next_hop = self
+            .next_hops
+            .get(&destination)
+            .copied()
+            .unwrap_or_default();
+        if next_hop.interface != 0 {
+            next_hop.generation = self.next_hop_generation;
+        }
+    }
+
+    /// Nothing is put together on the host's way here.
+    fn is_aggregated(&self) -> bool {
+        false
     }
 }
 
@@ -307,23 +491,26 @@ fn add(tally: &mut Tally, milestone: Milestone) {
 }
 
 /// Whether the first `prefix` bits are the same.
-fn agree(one: [u8; 6], other: [u8; 6], prefix: u32) -> bool {
-    let number = |[a, b, c, d, e, f]: [u8; 6]| u64::from_be_bytes([a, b, c, d, e, f, 0, 0]);
-    let differing = number(one) ^ number(other);
-    differing.leading_zeros() >= prefix
+fn agree(one: WideAddress, other: WideAddress, prefix: u8) -> bool {
+    let number = |words: WideAddress| {
+        let append = |number: u128, word: u32| number << 32 | u128::from(u32::from_be(word));
+        words.into_iter().fold(0, append)
+    };
+    let differing: u128 = number(one) ^ number(other);
+    differing.leading_zeros() >= u32::from(prefix)
 }
 
 /// A table that makes room by dropping the flow that was used longest ago.
 #[derive(Clone, Debug)]
-struct Recent {
-    flows: BTreeMap<FlowKey<Address>, (Flow<Address>, u64)>,
+struct Recent<A> {
+    flows: BTreeMap<FlowKey<A>, (Flow<A>, u64)>,
     /// The keys by the number of their last use.
-    uses: BTreeMap<u64, FlowKey<Address>>,
+    uses: BTreeMap<u64, FlowKey<A>>,
     last_use: u64,
     size: usize,
 }
 
-impl Recent {
+impl<A: Copy + Ord> Recent<A> {
     fn with_size(size: usize) -> Self {
         Self {
             flows: BTreeMap::new(),
@@ -333,13 +520,13 @@ impl Recent {
         }
     }
 
-    fn find(&mut self, key: &FlowKey<Address>) -> Option<Flow<Address>> {
+    fn find(&mut self, key: &FlowKey<A>) -> Option<Flow<A>> {
         let (flow, _) = *self.flows.get(key)?;
         self.insert(*key, flow);
         Some(flow)
     }
 
-    fn insert(&mut self, key: FlowKey<Address>, flow: Flow<Address>) {
+    fn insert(&mut self, key: FlowKey<A>, flow: Flow<A>) {
         self.remove(&key);
         while self.flows.len() >= self.size
             && let Some((_, oldest)) = self.uses.pop_first()
@@ -351,7 +538,7 @@ impl Recent {
         self.flows.insert(key, (flow, self.last_use));
     }
 
-    fn remove(&mut self, key: &FlowKey<Address>) {
+    fn remove(&mut self, key: &FlowKey<A>) {
         if let Some((_, last_use)) = self.flows.remove(key) {
             self.uses.remove(&last_use);
         }
@@ -359,73 +546,4 @@ impl Recent {
 }
 
 #[cfg(test)]
-mod tests {
-    use lb_common::flow::{Direction, Endpoint};
-
-    use super::*;
-
-    fn key(port: u8) -> FlowKey<Address> {
-        FlowKey {
-            source: [10, 0, 0, 1],
-            destination: [10, 0, 0, 2],
-            source_port: [0, port],
-            destination_port: [0, 1],
-        }
-    }
-
-    fn flow() -> Flow<Address> {
-        Flow::new(
-            Direction::ToBackend,
-            Endpoint::default(),
-            Slot(0),
-            1,
-            Tick(0),
-        )
-    }
-
-    #[test]
-    fn the_flow_used_longest_ago_makes_room() {
-        let mut tables = HostTables::new();
-        tables.resize_transient(2);
-        tables.remember(&key(1), &flow());
-        tables.remember(&key(2), &flow());
-        assert!(tables.transient(&key(1)).is_some(), "a look is a use");
-        tables.remember(&key(3), &flow());
-        let left: Vec<_> = tables.transient_flows().into_keys().collect();
-        assert_eq!(left, [key(1), key(3)]);
-        tables.forget(&key(1));
-        tables.remember(&key(2), &flow());
-        assert_eq!(tables.transient_flows().len(), 2);
-    }
-
-    #[test]
-    fn a_full_table_still_takes_what_it_holds_already() {
-        let mut tables = HostTables::new();
-        tables.established_size = 1;
-        assert_eq!(tables.establish(&key(1), &flow()), Ok(()));
-        assert_eq!(tables.establish(&key(2), &flow()), Err(Full));
-        assert_eq!(tables.establish(&key(1), &flow().with_fin()), Ok(()));
-        assert_eq!(tables.established_flows()[&key(1)].has_fin, 1);
-    }
-
-    #[test]
-    fn an_allow_list_is_one_services_own() {
-        let mut tables = HostTables::new();
-        tables.allowed.insert(([0, 7, 10, 71, 0, 0], 16 + 24));
-        assert!(tables.is_allowed(ServiceId(7), [10, 71, 0, 255]));
-        assert!(!tables.is_allowed(ServiceId(7), [10, 71, 1, 0]));
-        assert!(!tables.is_allowed(ServiceId(6), [10, 71, 0, 255]));
-    }
-
-    #[test]
-    fn what_was_never_written_is_zero_and_what_is_beyond_the_end_is_not_there() {
-        let tables = HostTables::new();
-        assert_eq!(tables.generation(Slot(2047)), Some(0));
-        assert_eq!(tables.generation(Slot(2048)), None);
-        assert_eq!(tables.ring(ServiceId(63), 16_383), Some(0));
-        assert_eq!(tables.ring(ServiceId(64), 0), None);
-        assert_eq!(tables.ring(ServiceId(63), 16_384), None);
-        assert!(tables.backend(BackendId(255)).is_some());
-        assert!(tables.backend(BackendId(256)).is_none());
-    }
-}
+mod tests;

@@ -1,49 +1,84 @@
 //! The kernel's tables as values: what they hold, and what they should hold.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::backend::Backend;
+use lb_common::family::{Address as _, WideAddress, ip};
+use lb_common::filter::FilterBit;
 use lb_common::flow::{Endpoint, Flow, FlowKey};
 use lb_common::gateway::Gateway;
 use lb_common::member::{BackendId, Member, Slot};
-use lb_common::service::{Service, ServiceId, ServiceKey};
+use lb_common::service::{Access, Service, ServiceId, ServiceKey};
+use lb_common::trunk::Trunk;
 
-/// An address of the family that is built.
-pub type Address = [u8; 4];
-/// The flows of a table.
+/// An address of either family.
+pub type Address = IpAddr;
+/// The flows of both families' tables.
 pub type Flows = HashMap<FlowKey<Address>, Flow<Address>>;
+/// Access lists: a service, a network by its first address and its prefix length, and what holds
+/// for it.
+pub type AccessLists = BTreeMap<(ServiceId, Address, u8), Access>;
 
 /// What the controller writes. What the kernel writes, flows and tallies, is not in it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct KernelTables {
     /// The gateway's own entry.
     pub gateway: Gateway,
+    /// The words of the filter that have a bit set.
+    pub filter: BTreeMap<u32, u64>,
+    /// VLAN devices by interface index.
+    pub trunks: BTreeMap<u32, Trunk>,
+    /// The addresses of services.
+    pub vips: BTreeSet<Address>,
     /// Services by VIP and port.
     pub services: BTreeMap<ServiceKey<Address>, Service>,
-    /// The allow lists: service and address, and the length of both in bits.
-    pub allowed: BTreeSet<([u8; 6], u32)>,
+    /// The access lists of all services.
+    pub access: AccessLists,
     /// Members by slot.
     pub members: BTreeMap<Slot, Member>,
     /// Backends; number 0 is the gateway.
-    pub backends: BTreeMap<BackendId, Backend<Address>>,
+    pub backends: BTreeMap<BackendId, Backend<WideAddress>>,
     /// The rings, as far as they are in use.
     pub rings: BTreeMap<ServiceId, Vec<u8>>,
 }
 
-/// A socket address as it stands in packets. The configuration lets no IPv6 address pass.
+impl KernelTables {
+    /// Sets a bit of the filter. None is ever taken back while the tables exist: a packet of a
+    /// connection that is about to end must not be taken for a foreign one.
+    pub fn set(&mut self, FilterBit { word, bit }: FilterBit) {
+        *self.filter.entry(word).or_default() |= bit;
+    }
+}
+
+/// What the host's network looks like, as far as the tables depend on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// VLAN devices by interface index.
+    pub trunks: BTreeMap<u32, Trunk>,
+    /// The host's own address on the way to a backend, by the backend's.
+    pub sources: BTreeMap<Address, Address>,
+}
+
+/// A socket address as it stands in packets.
 pub fn endpoint(address: SocketAddr) -> Endpoint<Address> {
-    let ip = match address {
-        SocketAddr::V4(address) => *address.ip(),
-        SocketAddr::V6(address) => address.ip().to_ipv4().unwrap_or(Ipv4Addr::UNSPECIFIED),
-    };
     Endpoint {
-        address: ip.octets(),
+        address: address.ip(),
         port: address.port().to_be_bytes(),
     }
 }
 
+/// A socket address as the backend table has it.
+pub fn wide_endpoint(address: SocketAddr) -> Endpoint<WideAddress> {
+    endpoint(address).map(IpAddr::widen)
+}
+
 /// An address and port of a packet as a socket address.
-pub fn socket_address(endpoint: Endpoint<Address>) -> SocketAddrV4 {
-    SocketAddrV4::new(endpoint.address.into(), u16::from_be_bytes(endpoint.port))
+pub fn socket_address(endpoint: Endpoint<Address>) -> SocketAddr {
+    SocketAddr::new(endpoint.address, u16::from_be_bytes(endpoint.port))
+}
+
+/// An address and port of the backend table as a socket address.
+pub fn backend_address(endpoint: Endpoint<WideAddress>) -> SocketAddr {
+    socket_address(endpoint.map(ip))
 }

@@ -29,7 +29,7 @@ use crate::config::{Config, OnDown};
 use crate::report::Admin;
 use effect::{Effect, Weight};
 use event::{Event, Tallies};
-use kernel::KernelTables;
+use kernel::{KernelTables, Surroundings};
 use model::{Backend, Reaped, Service};
 use observation::Outcome;
 use recount::Error;
@@ -52,6 +52,7 @@ pub struct Engine {
     /// What the last walk found wrong with the count of the whole gateway.
     miscounted: Error,
     next_hop_generation: u32,
+    surroundings: Surroundings,
     /// What the kernel's tables hold, as far as they are known.
     applied: KernelTables,
     /// Whether a write has failed since, so that each entry has to be written again.
@@ -72,6 +73,7 @@ impl Engine {
             reaped: adopt::gateway_reaped(&found),
             miscounted: Error::default(),
             // Whatever was cached while no controller watched the routes is looked up again.
+            surroundings: Surroundings::default(),
             next_hop_generation: found.gateway.next_hop_generation.wrapping_add(1).max(1),
             applied: found,
             is_doubtful: false,
@@ -132,7 +134,8 @@ impl Engine {
             } => {
                 self.count_reset(&connections, took, asker, &mut effects);
             }
-            Event::NextHopsChanged => {
+            Event::NextHopsChanged(surroundings) => {
+                self.surroundings = surroundings;
                 self.next_hop_generation = self.next_hop_generation.wrapping_add(1).max(1);
             }
             Event::WriteFailed => self.is_doubtful = true,

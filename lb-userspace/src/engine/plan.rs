@@ -15,6 +15,16 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
     if applied.gateway != wanted.gateway {
         writes.push(Write::Gateway(wanted.gateway));
     }
+    for (word, bits) in &wanted.filter {
+        if applied.filter.get(word) != Some(bits) {
+            writes.push(Write::Filter(*word, *bits));
+        }
+    }
+    for (interface, trunk) in &wanted.trunks {
+        if applied.trunks.get(interface) != Some(trunk) {
+            writes.push(Write::Trunk(*interface, *trunk));
+        }
+    }
     let changed = || {
         let differs = |slot| applied.members.get(slot) != wanted.members.get(slot);
         wanted.members.iter().filter(move |(slot, _)| differs(slot))
@@ -45,8 +55,14 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
             writes.push(Write::Ring(*id, ring.clone()));
         }
     }
-    let added = wanted.allowed.difference(&applied.allowed);
-    writes.extend(added.map(|(network, length)| Write::Allow(*network, *length)));
+    for (key, access) in &wanted.access {
+        if applied.access.get(key) != Some(access) {
+            let (service, address, prefix) = *key;
+            writes.push(Write::Access(service, address, prefix, *access));
+        }
+    }
+    let added = wanted.vips.difference(&applied.vips);
+    writes.extend(added.map(|vip| Write::Vip(*vip)));
     for (key, service) in &wanted.services {
         if applied.services.get(key) != Some(service) {
             writes.push(Write::Service(*key, *service));
@@ -57,8 +73,19 @@ pub fn plan(applied: &KernelTables, wanted: &KernelTables) -> Vec<Write> {
         .keys()
         .filter(|key| !wanted.services.contains_key(key));
     writes.extend(gone.map(|key| Write::RemoveService(*key)));
-    let removed = applied.allowed.difference(&wanted.allowed);
-    writes.extend(removed.map(|(network, length)| Write::Disallow(*network, *length)));
+    let removed = applied.vips.difference(&wanted.vips);
+    writes.extend(removed.map(|vip| Write::RemoveVip(*vip)));
+    for key in applied.access.keys() {
+        if !wanted.access.contains_key(key) {
+            let (service, address, prefix) = *key;
+            writes.push(Write::RemoveAccess(service, address, prefix));
+        }
+    }
+    for interface in applied.trunks.keys() {
+        if !wanted.trunks.contains_key(interface) {
+            writes.push(Write::RemoveTrunk(*interface));
+        }
+    }
     writes
 }
 

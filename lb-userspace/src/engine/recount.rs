@@ -8,7 +8,7 @@ use lb_common::member::{BackendId, Slot};
 use lb_common::tally::{Load, Tally};
 
 use super::Engine;
-use super::effect::Effect;
+use super::effect::{Effect, Weight};
 use super::event::Tallies;
 use super::kernel::{Address, Flows};
 use super::model::Reaped;
@@ -49,30 +49,58 @@ impl Engine {
                 Phase::Established | Phase::Ended | Phase::Reset => false,
             };
             if is_opening && age > OPENING_PATIENCE {
-                dead.extend([*key, key.opposite(flow)]);
+                dead.extend([*key, flow.leaving.reversed()]);
             } else if is_opening && is_current(flow) {
                 found.entry(flow.slot).or_default().0 += 1;
             }
         }
-        let mut superseded = Vec::new();
+        let (mut superseded, mut idle) = (Vec::new(), Vec::new());
         for (key, flow) in established {
             if !is_current(flow) {
                 let age = Tick::milliseconds(now.since(flow.last_seen));
                 if age > SUPERSEDED_PATIENCE {
-                    superseded.push(*key);
+                    superseded.push((*key, flow.forwarding()));
                 }
             } else if flow.direction() == Direction::ToBackend {
                 found.entry(flow.slot).or_default().1 += 1;
+                if self.is_idle(key, flow, established, now) {
+                    idle.push(*key);
+                }
             }
         }
         self.correct(&found, before);
         self.balance();
+        if !idle.is_empty() {
+            let text = format!("{} connections are idle for too long: reset", idle.len());
+            effects.push(Effect::Tell(Weight::Info, text));
+            effects.push(Effect::ResetFlows(idle));
+        }
         if !dead.is_empty() || !superseded.is_empty() {
             effects.push(Effect::Remove {
                 established: superseded,
                 transient: dead,
             });
         }
+    }
+
+    /// Whether both ends of a connection have been silent for longer than its service allows.
+    fn is_idle(
+        &self,
+        key: &FlowKey<Address>,
+        flow: &Flow<Address>,
+        established: &Flows,
+        now: Tick,
+    ) -> bool {
+        let id = flow.slot.service();
+        let service = self.services.iter().find(|service| service.id == id);
+        let Some(limit) = service.and_then(|service| service.config.idle_limit) else {
+            return false;
+        };
+        let silence = |flow: &Flow<Address>| Tick::milliseconds(now.since(flow.last_seen));
+        let opposite = established.get(&flow.leaving.reversed());
+        let opposite = opposite.filter(|_| flow.leaving != *key);
+        let shortest = silence(flow).min(opposite.map_or(u64::MAX, silence));
+        u128::from(shortest) > limit.as_millis()
     }
 
     /// Lets the counts of rows that have just been taken over begin at nothing: what is open in
@@ -230,5 +258,6 @@ pub fn client_side(flows: &Flows) -> impl Iterator<Item = (&FlowKey<Address>, &F
         .filter(|(_, flow)| flow.direction() == Direction::ToBackend)
 }
 
+pub mod sources;
 #[cfg(test)]
 mod tests;

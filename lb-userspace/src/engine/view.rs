@@ -1,8 +1,7 @@
 //! What operators are shown: the engine's state as plain reports.
 
-use std::net::SocketAddr;
-
 use lb_common::flow::{Flow, FlowKey, Phase, Tick};
+use lb_common::service::Forwarding;
 use lb_common::tally::Load;
 
 use super::kernel::{Address, Flows, socket_address};
@@ -161,7 +160,9 @@ impl Engine {
         ConnectionReport {
             service: service.config.name.clone(),
             backend: backend.name(),
-            client: SocketAddr::V4(socket_address(key.sender())),
+            client: socket_address(key.sender()),
+            gateway: (flow.forwarding() == Forwarding::FullNat)
+                .then(|| socket_address(flow.leaving.sender())),
             state: state.to_owned(),
             idle_seconds: Tick::milliseconds(now.since(flow.last_seen)) / 1000,
         }

@@ -1,21 +1,26 @@
 //! The kernel's tables as they should be: a pure function of what is known.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_common::backend::Backend as BackendRow;
+use lb_common::family::{Address as _, WideAddress};
+use lb_common::filter::FilterBit;
 use lb_common::gateway::{Gateway, LAYOUT};
 use lb_common::member::{BackendId, Member as MemberRow, Slot};
-use lb_common::service::{Algorithm as Choice, Service as ServiceRow, ServiceKey};
+use lb_common::service::{
+    Access, Algorithm as Choice, Forwarding as Way, Service as ServiceRow, ServiceId, ServiceKey,
+};
 
 use super::adopt::admin_number;
 use super::effect::Effect;
 use super::event::Tallies;
-use super::kernel::{Address, KernelTables, endpoint};
+use super::kernel::{KernelTables, endpoint, wide_endpoint};
 use super::model::{Backend, Member, Service};
 use super::plan::plan;
 use super::ring;
 use super::{Engine, Moment};
-use crate::config::{Algorithm, HashOn, NoBackend};
+use crate::config::{Algorithm, Forwarding, HashOn, NoBackend};
 
 impl Engine {
     /// Writes what differs between the tables as they are and as they should be. Returns the slots
@@ -45,20 +50,31 @@ impl Engine {
             gateway: Gateway {
                 layout: LAYOUT,
                 next_hop_generation: self.next_hop_generation,
+                first_port: self.config.gateway.full_nat_ports.first,
+                last_port: self.config.gateway.full_nat_ports.last,
             },
+            filter: self.applied.filter.clone(),
+            trunks: self.surroundings.trunks.clone(),
             ..KernelTables::default()
         };
         tables
             .backends
             .insert(BackendId::GATEWAY, self.gateway_row());
         for backend in &self.backends {
-            tables.backends.insert(backend.id, backend_row(backend));
+            tables
+                .backends
+                .insert(backend.id, self.backend_row(backend));
+            tables.set(FilterBit::of_backend(endpoint(backend.config.address)));
         }
         for service in &self.services {
-            let key = ServiceKey::new(endpoint(service.config.vip));
-            tables.services.insert(key, service.row(now));
+            let vip = endpoint(service.config.vip);
+            tables
+                .services
+                .insert(ServiceKey::new(vip), service.row(now));
+            tables.vips.insert(vip.address);
+            tables.set(FilterBit::of_service(vip));
             tables.rings.insert(service.id, service.ring.clone());
-            tables.allowed.extend(service.allowed());
+            tables.access.extend(service.access());
             for member in &service.members {
                 let row = member_row(member, &self.backends[member.backend]);
                 tables.members.insert(member.slot, row);
@@ -83,25 +99,28 @@ impl Engine {
         }
     }
 
-    fn gateway_row(&self) -> BackendRow<Address> {
+    fn gateway_row(&self) -> BackendRow<WideAddress> {
         let mut row = BackendRow::default();
         row.max_connections = self.config.gateway.max_connections;
         row.half_reaped = self.reaped.half_open;
         row.reaped = self.reaped.established;
         row
     }
-}
 
-fn backend_row(backend: &Backend) -> BackendRow<Address> {
-    let mut row = BackendRow::default();
-    row.endpoint = endpoint(backend.config.address);
-    row.admin = admin_number(backend.admin);
-    row.has_weight = u8::from(backend.weight.is_some());
-    row.weight = backend.weight.unwrap_or(0);
-    row.max_connections = backend.config.max_connections.unwrap_or(0);
-    row.half_reaped = backend.reaped.half_open;
-    row.reaped = backend.reaped.established;
-    row
+    fn backend_row(&self, backend: &Backend) -> BackendRow<WideAddress> {
+        let address = backend.config.address;
+        let source = self.surroundings.sources.get(&address.ip());
+        let mut row = BackendRow::default();
+        row.set_endpoint(wide_endpoint(address));
+        row.gateway = source.map(|source| source.widen()).unwrap_or_default();
+        row.admin = admin_number(backend.admin);
+        row.has_weight = u8::from(backend.weight.is_some());
+        row.weight = backend.weight.unwrap_or(0);
+        row.max_connections = backend.config.max_connections.unwrap_or(0);
+        row.half_reaped = backend.reaped.half_open;
+        row.reaped = backend.reaped.established;
+        row
+    }
 }
 
 fn member_row(member: &Member, backend: &Backend) -> MemberRow {
@@ -167,20 +186,31 @@ impl Service {
             reason = "a ring has 16,381 positions at most"
         )]
         let ring_length = self.ring.len() as u32;
-        ServiceRow::new(self.id, highest.unwrap_or(0), algorithm, ring_length)
+        let forwarding = match self.config.forwarding {
+            Forwarding::Nat => Way::Nat,
+            Forwarding::FullNat => Way::FullNat,
+            Forwarding::Dsr => Way::Dsr,
+        };
+        let mut row = ServiceRow::new(self.id, highest.unwrap_or(0), algorithm, ring_length)
             .holding(self.hold_ends().is_some_and(|ends| now < ends))
-            .restricted(self.config.allow.is_some())
+            .forwarded(forwarding);
+        row.source_connections = self.config.source_max_connections.unwrap_or(0);
+        row.source_rate = self.config.source_max_rate.unwrap_or(0);
+        match (&self.config.allow, self.config.deny.as_slice()) {
+            (Some(_), _) => row.restricted(Access::Deny),
+            (None, []) => row,
+            (None, _) => row.restricted(Access::Allow),
+        }
     }
 
-    fn allowed(&self) -> impl Iterator<Item = ([u8; 6], u32)> {
-        let [s0, s1] = self.id.0.to_be_bytes();
-        let networks = self.config.allow.iter().flatten();
-        networks.filter_map(move |network| {
-            let std::net::IpAddr::V4(address) = network.address() else {
-                return None;
-            };
-            let [a, b, c, d] = address.octets();
-            Some(([s0, s1, a, b, c, d], 16 + u32::from(network.prefix())))
-        })
+    /// The networks of its access lists.
+    fn access(&self) -> impl Iterator<Item = ((ServiceId, IpAddr, u8), Access)> {
+        let allowed = self.config.allow.iter().flatten();
+        let allowed = allowed.map(|network| (network, Access::Allow));
+        let denied = self.config.deny.iter();
+        let denied = denied.map(|network| (network, Access::Deny));
+        allowed
+            .chain(denied)
+            .map(|(network, access)| ((self.id, network.address(), network.prefix()), access))
     }
 }

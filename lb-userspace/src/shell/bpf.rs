@@ -33,8 +33,8 @@ use crate::report::AttachedMode;
 pub const OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pglb-xdp"));
 /// The program's name in [`OBJECT`].
 pub const PROGRAM: &str = "pglb";
-/// The table of established flows, which gets its size from the configuration.
-const ESTABLISHED: &str = "ESTABLISHED";
+/// The tables of established flows, which get their size from the configuration.
+const ESTABLISHED: [&str; 2] = ["ESTABLISHED_V4", "ESTABLISHED_V6"];
 /// What the file of a pinned link starts with; the interface's name follows.
 const LINK_PREFIX: &str = "link-";
 /// Room for flows that were ended and not yet removed.
@@ -166,7 +166,7 @@ fn read_slot(item: &RingBufItem<'_>) -> Option<Slot> {
 
 /// Whether tables are pinned here.
 pub fn has_tables(pin_dir: &Path) -> bool {
-    pin_dir.join(ESTABLISHED).exists()
+    pin_dir.join(ESTABLISHED[0]).exists()
 }
 
 /// Whether pglb's program is pinned as attached to this interface.
@@ -219,7 +219,8 @@ struct Constants {
 fn load(pin_dir: &Path, max_connections: u32, constants: Constants) -> Result<Ebpf> {
     EbpfLoader::new()
         .default_map_pin_directory(pin_dir)
-        .map_max_entries(ESTABLISHED, flows(max_connections))
+        .map_max_entries(ESTABLISHED[0], flows(max_connections))
+        .map_max_entries(ESTABLISHED[1], flows(max_connections))
         .override_global("DEBUG_DATAPATH", &u32::from(constants.is_debugging), true)
         .override_global("REDIRECT_BACK", &u32::from(constants.has_veth), true)
         .load(OBJECT)

@@ -1,24 +1,31 @@
 //! The kernel's tables as typed handles, opened from their pins.
 
-use std::collections::HashMap as Collection;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use aya::Pod;
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::backend::Backend;
-use lb_common::flow::{Flow, FlowKey};
+use lb_common::family::{Address as WordAddress, V4Address, V6Address, WideAddress, ip};
+use lb_common::flow::{Endpoint, Flow, FlowKey, Tick};
 use lb_common::gateway::Gateway;
-use lb_common::limits::RING_SIZE;
+use lb_common::limits::{FILTER_WORDS, LINGER, RING_SIZE};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::reason::Reason;
-use lb_common::service::{Service, ServiceId, ServiceKey};
+use lb_common::service::{Access, Algorithm, Service, ServiceId, ServiceKey};
+use lb_common::source::{SourceKey, SourceTally};
 use lb_common::tally::{Tally, Traffic};
+use lb_common::trunk::Trunk;
 
-/// The address family that the tables are for.
-pub type Address = [u8; 4];
-/// The flows of a table.
-pub type Flows = Collection<FlowKey<Address>, Flow<Address>>;
+use crate::engine::kernel::{AccessLists, Flows};
+
+/// The flows of one family's table.
+type FlowMap<A> = HashMap<MapData, FlowKey<A>, Flow<A>>;
+/// The services of one family.
+type ServiceMap<A> = HashMap<MapData, ServiceKey<A>, Service>;
 /// A ring as the kernel holds it.
 type Ring = [u8; 16_384];
 
@@ -26,12 +33,20 @@ const ANY: u64 = 0;
 
 /// Every pinned table.
 pub struct Tables {
-    established: HashMap<MapData, FlowKey<Address>, Flow<Address>>,
-    transient: HashMap<MapData, FlowKey<Address>, Flow<Address>>,
-    services: HashMap<MapData, ServiceKey<Address>, Service>,
-    allowed: LpmTrie<MapData, [u8; 6], u8>,
+    established_v4: FlowMap<V4Address>,
+    established_v6: FlowMap<V6Address>,
+    transient_v4: FlowMap<V4Address>,
+    transient_v6: FlowMap<V6Address>,
+    lingering: HashMap<MapData, FlowKey<WideAddress>, Tick>,
+    filter: Array<MapData, u64>,
+    services_v4: ServiceMap<V4Address>,
+    services_v6: ServiceMap<V6Address>,
+    access_v4: LpmTrie<MapData, [u8; 6], u8>,
+    access_v6: LpmTrie<MapData, [u8; 18], u8>,
+    sources: HashMap<MapData, SourceKey, SourceTally>,
+    sources_reaped: HashMap<MapData, SourceKey, u64>,
     members: Array<MapData, Member>,
-    backends: Array<MapData, Backend<Address>>,
+    backends: Array<MapData, Backend<WideAddress>>,
     rings: Array<MapData, Ring>,
     turns: Array<MapData, u64>,
     slot_tallies: Array<MapData, Tally>,
@@ -39,6 +54,7 @@ pub struct Tables {
     traffic: PerCpuArray<MapData, Traffic>,
     reasons: PerCpuArray<MapData, u64>,
     gateway: Array<MapData, Gateway>,
+    trunks: HashMap<MapData, u32, Trunk>,
     established_size: u32,
 }
 
@@ -52,13 +68,25 @@ impl Tables {
         };
         let array = |name: &str| Ok::<_, anyhow::Error>(Map::Array(pinned(name)?));
         let per_cpu = |name: &str| Ok::<_, anyhow::Error>(Map::PerCpuArray(pinned(name)?));
-        let established = pinned("ESTABLISHED")?;
+        let hash = |name: &str| Ok::<_, anyhow::Error>(Map::HashMap(pinned(name)?));
+        let lru = |name: &str| Ok::<_, anyhow::Error>(Map::LruHashMap(pinned(name)?));
+        let trie = |name: &str| Ok::<_, anyhow::Error>(Map::LpmTrie(pinned(name)?));
+        let established = pinned("ESTABLISHED_V4")?;
         let established_size = established.info()?.max_entries();
         Ok(Self {
-            established: Map::HashMap(established).try_into()?,
-            transient: Map::LruHashMap(pinned("TRANSIENT")?).try_into()?,
-            services: Map::HashMap(pinned("SERVICES")?).try_into()?,
-            allowed: Map::LpmTrie(pinned("ALLOWED")?).try_into()?,
+            established_v4: Map::HashMap(established).try_into()?,
+            established_v6: hash("ESTABLISHED_V6")?.try_into()?,
+            transient_v4: lru("TRANSIENT_V4")?.try_into()?,
+            transient_v6: lru("TRANSIENT_V6")?.try_into()?,
+            lingering: hash("LINGERING")?.try_into()?,
+            filter: array("FILTER")?.try_into()?,
+            services_v4: hash("SERVICES_V4")?.try_into()?,
+            services_v6: hash("SERVICES_V6")?.try_into()?,
+            access_v4: trie("ACCESS_V4")?.try_into()?,
+            access_v6: trie("ACCESS_V6")?.try_into()?,
+            sources: hash("SOURCES")?.try_into()?,
+            sources_reaped: hash("SOURCES_REAPED")?.try_into()?,
+            trunks: hash("TRUNKS")?.try_into()?,
             members: array("MEMBERS")?.try_into()?,
             backends: array("BACKENDS")?.try_into()?,
             rings: array("RINGS")?.try_into()?,
@@ -72,7 +100,7 @@ impl Tables {
         })
     }
 
-    /// How many flows the established table has room for.
+    /// How many established flows of one family there is room for.
     pub fn established_size(&self) -> Result<u32> {
         Ok(self.established_size)
     }
@@ -84,28 +112,79 @@ impl Tables {
 
     /// Every established flow. Flows that come or go meanwhile may be missed; none comes twice.
     pub fn established(&self) -> Result<Flows> {
-        collect(&self.established)
+        let mut flows = Flows::new();
+        collect(&self.established_v4, &mut flows)?;
+        collect(&self.established_v6, &mut flows)?;
+        Ok(flows)
     }
 
     /// Every half-open or ended flow.
     pub fn transient(&self) -> Result<Flows> {
-        collect(&self.transient)
+        let mut flows = Flows::new();
+        collect(&self.transient_v4, &mut flows)?;
+        collect(&self.transient_v6, &mut flows)?;
+        Ok(flows)
     }
 
     /// Every service.
-    pub fn services(&self) -> Result<Vec<(ServiceKey<Address>, Service)>> {
-        Ok(self.services.iter().collect::<Result<_, MapError>>()?)
+    pub fn services(&self) -> Result<Vec<(ServiceKey<IpAddr>, Service)>> {
+        let mut services = self.service_entries()?;
+        services.retain(|(key, _)| key.vip().port != VIP_PORT);
+        Ok(services)
     }
 
-    /// Every network of the allow lists: service number, then address; and the prefix length of
-    /// both together.
-    pub fn allowed(&self) -> Result<Vec<([u8; 6], u32)>> {
-        let mut networks = Vec::new();
-        for key in self.allowed.keys() {
-            let key = key?;
-            networks.push((key.data(), key.prefix_len()));
+    /// Every address of services.
+    pub fn vips(&self) -> Result<Vec<IpAddr>> {
+        let mut vips = self.service_entries()?;
+        vips.retain(|(key, _)| key.vip().port == VIP_PORT);
+        Ok(vips.into_iter().map(|(key, _)| key.vip().address).collect())
+    }
+
+    fn service_entries(&self) -> Result<Vec<(ServiceKey<IpAddr>, Service)>> {
+        let mut services = Vec::new();
+        collect_services(&self.services_v4, &mut services)?;
+        collect_services(&self.services_v6, &mut services)?;
+        Ok(services)
+    }
+
+    /// Every network of the access lists.
+    pub fn access(&self) -> Result<AccessLists> {
+        let mut lists = AccessLists::new();
+        for entry in self.access_v4.iter() {
+            let (key, access) = entry?;
+            let [s0, s1, a, b, c, d] = key.data();
+            let network = IpAddr::from([a, b, c, d]);
+            let key = (service_id([s0, s1]), network, prefix(key.prefix_len()));
+            lists.insert(key, Access::of(access));
         }
-        Ok(networks)
+        for entry in self.access_v6.iter() {
+            let (key, access) = entry?;
+            let [s0, s1, address @ ..] = key.data();
+            let key = (
+                service_id([s0, s1]),
+                IpAddr::from(address),
+                prefix(key.prefix_len()),
+            );
+            lists.insert(key, Access::of(access));
+        }
+        Ok(lists)
+    }
+
+    /// The words of the filter that have a bit set.
+    pub fn filter(&self) -> Result<BTreeMap<u32, u64>> {
+        let mut words = BTreeMap::new();
+        for word in 0..FILTER_WORDS {
+            let bits = self.filter.get(&word, ANY)?;
+            if bits != 0 {
+                words.insert(word, bits);
+            }
+        }
+        Ok(words)
+    }
+
+    /// Every VLAN device, by interface index.
+    pub fn trunks(&self) -> Result<BTreeMap<u32, Trunk>> {
+        Ok(self.trunks.iter().collect::<Result<_, MapError>>()?)
     }
 
     /// The member in a slot.
@@ -114,7 +193,7 @@ impl Tables {
     }
 
     /// A backend, or the gateway itself.
-    pub fn backend(&self, id: BackendId) -> Result<Backend<Address>> {
+    pub fn backend(&self, id: BackendId) -> Result<Backend<WideAddress>> {
         Ok(self.backends.get(&u32::from(id.0), ANY)?)
     }
 
@@ -167,13 +246,45 @@ impl Tables {
     }
 
     /// Writes a service.
-    pub fn set_service(&mut self, key: ServiceKey<Address>, service: Service) -> Result<()> {
-        Ok(self.services.insert(key, service, ANY)?)
+    pub fn set_service(&mut self, key: ServiceKey<IpAddr>, service: Service) -> Result<()> {
+        Ok(match key.vip().address {
+            IpAddr::V4(_) => self.services_v4.insert(narrow_service(key), service, ANY)?,
+            IpAddr::V6(_) => self.services_v6.insert(narrow_service(key), service, ANY)?,
+        })
     }
 
     /// Removes a service.
-    pub fn remove_service(&mut self, key: ServiceKey<Address>) -> Result<()> {
-        gone_is_fine(self.services.remove(&key))
+    pub fn remove_service(&mut self, key: ServiceKey<IpAddr>) -> Result<()> {
+        gone_is_fine(match key.vip().address {
+            IpAddr::V4(_) => self.services_v4.remove(&narrow_service(key)),
+            IpAddr::V6(_) => self.services_v6.remove(&narrow_service(key)),
+        })
+    }
+
+    /// Notes an address of services.
+    pub fn set_vip(&mut self, vip: IpAddr) -> Result<()> {
+        let nobody = Service::new(ServiceId(u16::MAX), 0, Algorithm::LeastConnections, 0);
+        self.set_service(vip_key(vip), nobody)
+    }
+
+    /// Forgets an address of services.
+    pub fn remove_vip(&mut self, vip: IpAddr) -> Result<()> {
+        self.remove_service(vip_key(vip))
+    }
+
+    /// Writes a word of the filter.
+    pub fn set_filter(&mut self, word: u32, bits: u64) -> Result<()> {
+        Ok(self.filter.set(word, bits, ANY)?)
+    }
+
+    /// Writes a VLAN device.
+    pub fn set_trunk(&mut self, interface: u32, trunk: Trunk) -> Result<()> {
+        Ok(self.trunks.insert(interface, trunk, ANY)?)
+    }
+
+    /// Removes a VLAN device.
+    pub fn remove_trunk(&mut self, interface: u32) -> Result<()> {
+        gone_is_fine(self.trunks.remove(&interface))
     }
 
     /// Writes a member.
@@ -182,7 +293,7 @@ impl Tables {
     }
 
     /// Writes a backend.
-    pub fn set_backend(&mut self, id: BackendId, backend: Backend<Address>) -> Result<()> {
+    pub fn set_backend(&mut self, id: BackendId, backend: Backend<WideAddress>) -> Result<()> {
         Ok(self.backends.set(u32::from(id.0), backend, ANY)?)
     }
 
@@ -195,47 +306,213 @@ impl Tables {
         Ok(self.rings.set(u32::from(id.0), ring, ANY)?)
     }
 
-    /// Adds a network to an allow list.
-    pub fn allow(&mut self, network: [u8; 6], prefix: u32) -> Result<()> {
-        Ok(self.allowed.insert(&Prefix::new(prefix, network), 1, ANY)?)
+    /// Puts a network into a service's access lists.
+    pub fn set_access(
+        &mut self,
+        service: ServiceId,
+        network: IpAddr,
+        prefix: u8,
+        access: Access,
+    ) -> Result<()> {
+        let length = SERVICE_BITS + u32::from(prefix);
+        let access = access as u8;
+        Ok(match network {
+            IpAddr::V4(network) => {
+                let key = Prefix::new(length, list_key_v4(service, network));
+                self.access_v4.insert(&key, access, ANY)?;
+            }
+            IpAddr::V6(network) => {
+                let key = Prefix::new(length, list_key_v6(service, network));
+                self.access_v6.insert(&key, access, ANY)?;
+            }
+        })
     }
 
-    /// Removes a network from an allow list.
-    pub fn disallow(&mut self, network: [u8; 6], prefix: u32) -> Result<()> {
-        gone_is_fine(self.allowed.remove(&Prefix::new(prefix, network)))
+    /// Takes a network out of a service's access lists.
+    pub fn remove_access(&mut self, service: ServiceId, network: IpAddr, prefix: u8) -> Result<()> {
+        let length = SERVICE_BITS + u32::from(prefix);
+        gone_is_fine(match network {
+            IpAddr::V4(network) => {
+                let key = Prefix::new(length, list_key_v4(service, network));
+                self.access_v4.remove(&key)
+            }
+            IpAddr::V6(network) => {
+                let key = Prefix::new(length, list_key_v6(service, network));
+                self.access_v6.remove(&key)
+            }
+        })
     }
 
     /// Replaces an established flow.
-    pub fn set_established(&mut self, key: FlowKey<Address>, flow: Flow<Address>) -> Result<()> {
-        Ok(self.established.insert(key, flow, ANY)?)
+    pub fn set_established(&mut self, key: FlowKey<IpAddr>, flow: Flow<IpAddr>) -> Result<()> {
+        Ok(match key.source {
+            IpAddr::V4(_) => self
+                .established_v4
+                .insert(narrow_key(key), narrow_flow(flow), ANY)?,
+            IpAddr::V6(_) => self
+                .established_v6
+                .insert(narrow_key(key), narrow_flow(flow), ANY)?,
+        })
     }
 
     /// Removes an established flow; tells whether it was there.
-    pub fn remove_established(&mut self, key: &FlowKey<Address>) -> Result<bool> {
-        was_there(self.established.remove(key))
-    }
-
-    /// Writes a half-open or ended flow.
-    pub fn set_transient(&mut self, key: FlowKey<Address>, flow: Flow<Address>) -> Result<()> {
-        Ok(self.transient.insert(key, flow, ANY)?)
+    pub fn remove_established(&mut self, key: &FlowKey<IpAddr>) -> Result<bool> {
+        was_there(match key.source {
+            IpAddr::V4(_) => self.established_v4.remove(&narrow_key(*key)),
+            IpAddr::V6(_) => self.established_v6.remove(&narrow_key(*key)),
+        })
     }
 
     /// Removes a half-open or ended flow; tells whether it was there.
-    pub fn remove_transient(&mut self, key: &FlowKey<Address>) -> Result<bool> {
-        was_there(self.transient.remove(key))
+    pub fn remove_transient(&mut self, key: &FlowKey<IpAddr>) -> Result<bool> {
+        was_there(match key.source {
+            IpAddr::V4(_) => self.transient_v4.remove(&narrow_key(*key)),
+            IpAddr::V6(_) => self.transient_v6.remove(&narrow_key(*key)),
+        })
+    }
+
+    /// Keeps the port of a full-nat connection's replies from now on, for as long as the backend
+    /// may remember it.
+    pub fn linger(&mut self, reply_key: FlowKey<IpAddr>, now: Tick) -> Result<()> {
+        let key = reply_key.map(IpAddr::widen);
+        Ok(self.lingering.insert(key, now, ANY)?)
+    }
+
+    /// Frees the ports that no backend remembers any more.
+    pub fn free_ports(&mut self, now: Tick) -> Result<()> {
+        let mut free = Vec::new();
+        for entry in self.lingering.iter().take(MOST_STEPS) {
+            let (key, since) = entry?;
+            if now.since(since) >= LINGER.0 {
+                free.push(key);
+            }
+        }
+        for key in free {
+            gone_is_fine(self.lingering.remove(&key))?;
+        }
+        Ok(())
+    }
+
+    /// What is counted for each client address: by the kernel, and by the controller.
+    pub fn sources(&self) -> Result<BTreeMap<SourceKey, (SourceTally, u64)>> {
+        let mut sources: BTreeMap<SourceKey, (SourceTally, u64)> = BTreeMap::new();
+        for entry in self.sources.iter().take(MOST_STEPS) {
+            let (key, tally) = entry?;
+            sources.entry(key).or_default().0 = tally;
+        }
+        for entry in self.sources_reaped.iter().take(MOST_STEPS) {
+            let (key, reaped) = entry?;
+            sources.entry(key).or_default().1 = reaped;
+        }
+        Ok(sources)
+    }
+
+    /// Writes what the controller counts for a client address.
+    pub fn set_source_reaped(&mut self, source: &SourceKey, reaped: u64) -> Result<()> {
+        Ok(self.sources_reaped.insert(source, reaped, ANY)?)
+    }
+
+    /// What the controller counts for a client address.
+    pub fn source_reaped(&self, source: &SourceKey) -> Result<u64> {
+        match self.sources_reaped.get(source, ANY) {
+            Ok(reaped) => Ok(reaped),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the kernel counts the connections of a client address.
+    pub fn counts_source(&self, source: &SourceKey) -> Result<bool> {
+        match self.sources.get(source, ANY) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Forgets a client address.
+    pub fn remove_source(&mut self, source: &SourceKey) -> Result<()> {
+        gone_is_fine(self.sources.remove(source))?;
+        gone_is_fine(self.sources_reaped.remove(source))
     }
 }
 
+/// More entries than any table has.
+const MOST_STEPS: usize = 1 << 24;
+/// The bits of the service's number in front of an address in the access lists.
+const SERVICE_BITS: u32 = 16;
+/// The port of an entry that only tells that its address is a VIP.
+const VIP_PORT: [u8; 2] = [0, 0];
+
 /// Walks a table that the kernel changes meanwhile. When the entry that the walk stands on goes,
 /// the kernel starts over; hence the limit, and the collection by key.
-fn collect(table: &HashMap<MapData, FlowKey<Address>, Flow<Address>>) -> Result<Flows> {
-    const MOST_STEPS: usize = 1 << 24;
-    let mut flows = Flows::new();
+fn collect<A: WordAddress>(table: &FlowMap<A>, flows: &mut Flows) -> Result<()>
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+{
     for entry in table.iter().take(MOST_STEPS) {
         let (key, flow) = entry?;
-        flows.insert(key, flow);
+        let either = |address: A| ip(address.widen());
+        flows.insert(key.map(either), flow.map(either));
     }
-    Ok(flows)
+    Ok(())
+}
+
+fn collect_services<A: WordAddress>(
+    table: &ServiceMap<A>,
+    services: &mut Vec<(ServiceKey<IpAddr>, Service)>,
+) -> Result<()>
+where
+    ServiceKey<A>: Pod,
+{
+    for entry in table.iter() {
+        let (key, service) = entry?;
+        let vip = key.vip().map(|address| ip(address.widen()));
+        services.push((ServiceKey::new(vip), service));
+    }
+    Ok(())
+}
+
+fn narrow_key<A: WordAddress>(key: FlowKey<IpAddr>) -> FlowKey<A> {
+    key.map(|address| A::narrow(address.widen()))
+}
+
+fn narrow_flow<A: WordAddress>(flow: Flow<IpAddr>) -> Flow<A> {
+    flow.map(|address| A::narrow(address.widen()))
+}
+
+fn narrow_service<A: WordAddress>(key: ServiceKey<IpAddr>) -> ServiceKey<A> {
+    ServiceKey::new(key.vip().map(|address| A::narrow(address.widen())))
+}
+
+fn vip_key(vip: IpAddr) -> ServiceKey<IpAddr> {
+    ServiceKey::new(Endpoint {
+        address: vip,
+        port: VIP_PORT,
+    })
+}
+
+fn list_key_v4(service: ServiceId, network: Ipv4Addr) -> [u8; 6] {
+    let mut key = [0; 6];
+    key[..2].copy_from_slice(&service.0.to_be_bytes());
+    key[2..].copy_from_slice(&network.octets());
+    key
+}
+
+fn list_key_v6(service: ServiceId, network: Ipv6Addr) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..2].copy_from_slice(&service.0.to_be_bytes());
+    key[2..].copy_from_slice(&network.octets());
+    key
+}
+
+fn service_id(bytes: [u8; 2]) -> ServiceId {
+    ServiceId(u16::from_be_bytes(bytes))
+}
+
+fn prefix(length: u32) -> u8 {
+    u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX)
 }
 
 fn was_there(removed: Result<(), MapError>) -> Result<bool> {

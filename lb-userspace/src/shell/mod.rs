@@ -21,4 +21,5 @@ pub mod prober;
 pub mod resets;
 pub mod restore;
 pub mod run;
+pub mod surroundings;
 pub mod walker;

@@ -32,7 +32,10 @@ pub fn read(tables: &Tables) -> Result<KernelTables> {
             .insert(service.id, tables.ring(service.id, service.ring_length)?);
         found.services.insert(key, service);
     }
-    found.allowed.extend(tables.allowed()?);
+    found.access = tables.access()?;
+    found.vips.extend(tables.vips()?);
+    found.filter = tables.filter()?;
+    found.trunks = tables.trunks()?;
     Ok(found)
 }
 

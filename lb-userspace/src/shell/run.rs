@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lb_common::member::BackendId;
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,8 +15,10 @@ use super::bpf::{self, Datapath};
 use super::bpf_tables::Tables;
 use super::network::Network;
 use super::network::changes::watch_changes;
+use super::network::outgoing::kernel_port_range;
 use super::probe::Target;
 use super::prober::{self, Question};
+use super::surroundings::look_round;
 use super::walker::{self, Job};
 use super::{clock, control, host, metrics_http, privileges, restore};
 use crate::config::{self, Config};
@@ -36,6 +38,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> {
     let started = clock::now();
     privileges::require("run")?;
+    check_ports(&config)?;
     let network = Network::open()?;
     let interfaces = host::look_at_interfaces(&network, &config.gateway).await?;
     let control = control::bind(&config.gateway.control_socket)?;
@@ -49,7 +52,8 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     };
     let (events, mut inbox) = mpsc::channel(1024);
     let mut controller = Controller::new(config, &datapath, events.clone(), started)?;
-    controller.step(Event::Tick);
+    let surroundings = look_round(&network, controller.engine.config()).await;
+    controller.step(Event::NextHopsChanged(surroundings));
     host::take_vips(&network, controller.engine.config()).await?;
 
     let (suspects, mut suspected) = mpsc::channel(256);
@@ -73,7 +77,8 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
             Some(event) = inbox.recv() => event,
             Some(slot) = suspected.recv() => Event::Suspected(slot),
             Some(()) = changed.recv() => {
-                controller.step(Event::NextHopsChanged);
+                let surroundings = look_round(&network, controller.engine.config()).await;
+                controller.step(Event::NextHopsChanged(surroundings));
                 host::keep_vips(&network, controller.engine.config()).await;
                 continue;
             }
@@ -82,10 +87,14 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
                 continue;
             }
             () = sleep_until(deadline.min(controller.metrics_due).into()) => Event::Tick,
-            _ = hang_up.recv() => match controller.reload(path, &network).await {
-                Some(event) => event,
-                None => continue,
-            },
+            _ = hang_up.recv() => {
+                if let Some(config) = controller.reload(path, &network).await {
+                    let surroundings = look_round(&network, &config).await;
+                    controller.step(Event::NextHopsChanged(surroundings));
+                    controller.step(Event::Configured(Box::new(config)));
+                }
+                continue;
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
@@ -96,6 +105,12 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     controller.probers.clear();
     tokio::time::sleep(FAREWELL).await;
     Ok(())
+}
+
+/// Refuses a configuration whose full-nat ports the kernel gives to others.
+fn check_ports(config: &Config) -> Result<()> {
+    let kernel = kernel_port_range().context("cannot read net.ipv4.ip_local_port_range")?;
+    config::refuse_shared_ports(config, kernel).map_err(anyhow::Error::msg)
 }
 
 /// The engine and its hands.
@@ -184,6 +199,7 @@ impl Controller {
                 Effect::Tell(Weight::Warning, text) => warn!("{text}"),
                 Effect::Reset { .. }
                 | Effect::ResetClients { .. }
+                | Effect::ResetFlows(_)
                 | Effect::Walk
                 | Effect::Remove { .. } => {
                     let (slots, _) = self.engine.counted();
@@ -211,8 +227,17 @@ impl Controller {
             Write::Member(slot, member) => tables.set_member(slot, member),
             Write::Backend(id, backend) => tables.set_backend(id, backend),
             Write::Ring(id, ring) => tables.set_ring(id, &ring),
-            Write::Allow(network, length) => tables.allow(network, length),
-            Write::Disallow(network, length) => tables.disallow(network, length),
+            Write::Filter(word, bits) => tables.set_filter(word, bits),
+            Write::Trunk(interface, trunk) => tables.set_trunk(interface, trunk),
+            Write::RemoveTrunk(interface) => tables.remove_trunk(interface),
+            Write::Vip(vip) => tables.set_vip(vip),
+            Write::RemoveVip(vip) => tables.remove_vip(vip),
+            Write::Access(service, network, prefix, access) => {
+                tables.set_access(service, network, prefix, access)
+            }
+            Write::RemoveAccess(service, network, prefix) => {
+                tables.remove_access(service, network, prefix)
+            }
             Write::Service(key, service) => tables.set_service(key, service),
             Write::RemoveService(key) => tables.remove_service(key),
         };
@@ -322,7 +347,8 @@ impl Controller {
         }
     }
 
-    async fn reload(&mut self, path: &Path, network: &Network) -> Option<Event> {
+    /// Reads the configuration again and prepares the host for it; `None` when it stays as it was.
+    async fn reload(&mut self, path: &Path, network: &Network) -> Option<Config> {
         let config = match config::load(path) {
             Ok(config) => config,
             Err(error) => {
@@ -337,7 +363,7 @@ impl Controller {
             );
             return None;
         }
-        let prepared = match host::let_forward(&config) {
+        let prepared = match check_ports(&config).and_then(|()| host::let_forward(&config)) {
             Ok(()) => host::take_vips(network, &config).await,
             Err(error) => Err(error),
         };
@@ -345,7 +371,7 @@ impl Controller {
             error!("the configuration stays as it was: {error:#}");
             return None;
         }
-        Some(Event::Configured(Box::new(config)))
+        Some(config)
     }
 
     async fn serve_metrics(&mut self) -> Result<()> {

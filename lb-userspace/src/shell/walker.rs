@@ -1,24 +1,29 @@
 //! A thread that walks the connection tables: to recount, to report, and to end connections by
 //! RST to both ends. It has handles of its own, so that a long walk delays no decision.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use lb_common::family::Address as _;
 use lb_common::flow::{Direction, Flow, FlowKey};
 use lb_common::member::Slot;
+use lb_common::service::{Forwarding, ServiceId};
+use lb_common::source::{SourceKey, SourceTally};
 use log::warn;
 use tokio::sync::{mpsc, oneshot};
 
-use super::bpf_tables::{Address, Tables};
+use super::bpf_tables::Tables;
 use super::resets::{Probe, Reset, ResetSender};
 use super::{clock, restore};
 use crate::engine::effect::Effect;
 use crate::engine::event::{Asker, Event};
-use crate::engine::kernel::{Flows, socket_address};
+use crate::engine::kernel::{Address, Flows, socket_address};
+use crate::engine::recount::client_side;
+use crate::engine::recount::sources::{Correction, settle_sources};
 use crate::protocol::ClientRef;
 
 /// After this pause those who have not heard the RST are asked for a segment that runs into one.
@@ -45,6 +50,13 @@ pub enum Job {
         /// Who waits for it.
         asker: Asker,
     },
+    /// End these connections, named by the flow of the client's packets.
+    ResetFlows {
+        /// Which.
+        keys: HashSet<FlowKey<Address>>,
+        /// When it was decided.
+        decided: Instant,
+    },
     /// Hold the tallies of these slots against the flows.
     Recount(Vec<Slot>),
     /// Hand both tables to a report.
@@ -52,7 +64,7 @@ pub enum Job {
     /// Remove flows.
     Remove {
         /// From the established table.
-        established: Vec<FlowKey<Address>>,
+        established: Vec<(FlowKey<Address>, Forwarding)>,
         /// From the transient table.
         transient: Vec<FlowKey<Address>>,
     },
@@ -71,6 +83,8 @@ struct Walker {
     sender: ResetSender,
     events: mpsc::Sender<Event>,
     second_calls: Vec<(Instant, Vec<End>)>,
+    /// What the last recount found wrong with the counts of client addresses.
+    miscounted: BTreeMap<SourceKey, i64>,
 }
 
 /// Starts the thread; it ends when the sender is dropped.
@@ -82,6 +96,7 @@ pub fn start(pin_dir: &Path, events: mpsc::Sender<Event>) -> Result<Sender<Job>>
         sender,
         events,
         second_calls: Vec::new(),
+        miscounted: BTreeMap::new(),
     };
     let (jobs, queue) = channel();
     thread::Builder::new()
@@ -103,6 +118,10 @@ pub fn job(effect: Effect, slots: Vec<Slot>) -> Option<Job> {
             client,
             decided,
             asker,
+        }),
+        Effect::ResetFlows(keys) => Some(Job::ResetFlows {
+            keys: keys.into_iter().collect(),
+            decided,
         }),
         Effect::Walk => Some(Job::Recount(slots)),
         Effect::Remove {
@@ -167,19 +186,32 @@ impl Walker {
                 asker,
             } => {
                 let is_meant = |key: &FlowKey<Address>, flow: &Flow<Address>| {
-                    flow.generation != 0 && client.names(socket_address(key.sender()).into())
+                    flow.generation != 0 && client.names(socket_address(key.sender()))
                 };
                 let flows = self.tables.established()?;
                 self.disown(&flows, is_meant)?;
                 self.end(&flows, is_meant, decided, Some(asker))
             }
+            Job::ResetFlows { keys, decided } => {
+                let is_meant = |key: &FlowKey<Address>, flow: &Flow<Address>| {
+                    flow.generation != 0 && keys.contains(key)
+                };
+                let flows = self.tables.established()?;
+                self.disown(&flows, is_meant)?;
+                self.end(&flows, is_meant, decided, None)
+            }
             Job::Recount(slots) => {
+                let now = clock::kernel_tick();
                 let before = restore::count(&self.tables, &slots, &[])?;
+                let sources = self.tables.sources()?;
+                let established = self.tables.established()?;
+                self.recount_sources(&sources, &established)?;
+                self.tables.free_ports(now)?;
                 let event = Event::Walked {
                     before,
-                    established: self.tables.established()?,
+                    established,
                     transient: self.tables.transient()?,
-                    now: clock::kernel_tick(),
+                    now,
                 };
                 self.tell(event)
             }
@@ -192,7 +224,12 @@ impl Walker {
                 established,
                 transient,
             } => {
-                for key in established {
+                let now = clock::kernel_tick();
+                for (key, forwarding) in established {
+                    // The backend may not have heard of the end.
+                    if forwarding == Forwarding::FullNat {
+                        self.tables.linger(key, now)?;
+                    }
                     self.tables.remove_established(&key)?;
                 }
                 for key in transient {
@@ -212,15 +249,19 @@ impl Walker {
         asker: Option<Asker>,
     ) -> Result<()> {
         let mut connections: BTreeMap<Slot, u64> = BTreeMap::new();
+        let mut sources: BTreeMap<SourceKey, u64> = BTreeMap::new();
         let (mut ends, mut backends) = (Vec::new(), Vec::new());
         for (key, flow) in flows {
             if flow.direction() == Direction::ToBackend && is_meant(key, flow) {
                 *connections.entry(flow.slot).or_default() += 1;
+                *sources.entry(source_of(key, flow)).or_default() += 1;
                 let (client, backend) = both_ends(key, flow, flows);
                 ends.push(client);
                 backends.extend(backend);
             }
         }
+        // Those who hear of it connect again at once, and must not meet their own limit.
+        self.release_sources(&sources)?;
         // The clients first: they wait, and the backend may be what is gone.
         ends.append(&mut backends);
         let tally = self.sender.send_all(ends.iter().map(|end| end.reset));
@@ -242,6 +283,57 @@ impl Walker {
         })
     }
 
+    /// Takes ended connections from what is counted for their clients' addresses, if it is.
+    fn release_sources(&mut self, ended: &BTreeMap<SourceKey, u64>) -> Result<()> {
+        for (source, connections) in ended {
+            if self.tables.counts_source(source)? {
+                let reaped = self.tables.source_reaped(source)?;
+                self.tables
+                    .set_source_reaped(source, reaped.wrapping_add(*connections))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds what is counted for client addresses against the flows.
+    fn recount_sources(
+        &mut self,
+        counted: &BTreeMap<SourceKey, (SourceTally, u64)>,
+        established: &Flows,
+    ) -> Result<()> {
+        let limited: HashSet<ServiceId> = self.limited_services()?;
+        let mut found: BTreeMap<SourceKey, u64> = BTreeMap::new();
+        let mut generations = HashMap::new();
+        for (key, flow) in client_side(established) {
+            if !limited.contains(&flow.slot.service()) {
+                continue;
+            }
+            let generation = match generations.get(&flow.slot) {
+                Some(generation) => *generation,
+                None => self.tables.member(flow.slot)?.generation,
+            };
+            generations.insert(flow.slot, generation);
+            if flow.generation == generation {
+                *found.entry(source_of(key, flow)).or_default() += 1;
+            }
+        }
+        for correction in settle_sources(counted, &found, &mut self.miscounted) {
+            match correction {
+                Correction::Reaped(source, reaped) => {
+                    self.tables.set_source_reaped(&source, reaped)?;
+                }
+                Correction::Gone(source) => self.tables.remove_source(&source)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn limited_services(&self) -> Result<HashSet<ServiceId>> {
+        let services = self.tables.services()?.into_iter();
+        let limited = services.filter(|(_, service)| service.source_connections != 0);
+        Ok(limited.map(|(_, service)| service.id).collect())
+    }
+
     /// Gives flows the generation that no member has, so that their next packet meets an RST.
     fn disown(
         &mut self,
@@ -251,7 +343,7 @@ impl Walker {
         for (key, flow) in flows {
             if flow.direction() == Direction::ToBackend && is_meant(key, flow) {
                 self.tables.set_established(*key, flow.disowned())?;
-                let opposite_key = key.opposite(flow);
+                let opposite_key = flow.leaving.reversed();
                 if let Some(opposite) = flows.get(&opposite_key) {
                     self.tables
                         .set_established(opposite_key, opposite.disowned())?;
@@ -286,13 +378,17 @@ impl Walker {
     }
 }
 
+/// Whose connection a flow to a backend is.
+fn source_of(key: &FlowKey<Address>, flow: &Flow<Address>) -> SourceKey {
+    SourceKey::new(flow.slot.service(), key.source.widen())
+}
+
 /// Both ends of the connection of a flow to a backend: the client, and the backend if its flow is
 /// known.
 fn both_ends(key: &FlowKey<Address>, flow: &Flow<Address>, flows: &Flows) -> (End, Option<End>) {
-    let client = socket_address(key.sender()).into();
-    let vip = socket_address(key.receiver()).into();
-    let backend = socket_address(flow.rewritten).into();
-    let opposite = flows.get(&key.opposite(flow)).copied();
+    let client = socket_address(key.sender());
+    let vip = socket_address(key.receiver());
+    let opposite = flows.get(&flow.leaving.reversed()).copied();
     let answered = opposite.map_or(0, |opposite| opposite.last_ack);
     let to_client = End {
         reset: Reset {
@@ -304,8 +400,8 @@ fn both_ends(key: &FlowKey<Address>, flow: &Flow<Address>, flows: &Flows) -> (En
     };
     let to_backend = opposite.map(|opposite| End {
         reset: Reset {
-            source: client,
-            destination: backend,
+            source: socket_address(flow.leaving.sender()),
+            destination: socket_address(flow.leaving.receiver()),
             sequence: opposite.last_ack,
         },
         acknowledgment: flow.last_ack,

@@ -11,7 +11,7 @@ use lb_common::member::Slot;
 
 use super::super::facts::Member;
 use super::can_see;
-use crate::engine::kernel::socket_address;
+use crate::engine::kernel::{backend_address, socket_address};
 use crate::engine::recount::client_side;
 use crate::shell::bpf_tables::Tables;
 use crate::shell::{bpf, clock};
@@ -41,15 +41,15 @@ fn read_members(pin_dir: &Path) -> Result<HashMap<SocketAddr, Vec<Member>>> {
                 flow.slot == slot && flow.phase() == Phase::SynSent && is_old
             });
             let member = Member {
-                vip: Some(socket_address(key.vip).into()),
+                vip: Some(socket_address(key.vip())),
                 given: tally.half_opened,
                 established: tally.established,
                 replies: tables.traffic(slot)?.packets_to_client,
                 waiting: waiting
-                    .map(|(key, _)| socket_address(key.sender()).into())
+                    .map(|(key, _)| socket_address(key.sender()))
                     .collect(),
             };
-            let address = socket_address(backend.endpoint).into();
+            let address = backend_address(backend.endpoint());
             found.entry(address).or_default().push(member);
         }
     }

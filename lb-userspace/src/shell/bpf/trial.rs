@@ -47,7 +47,8 @@ fn make_place() -> Result<()> {
 fn load_here() -> Result<()> {
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(PLACE)
-        .map_max_entries("ESTABLISHED", FLOWS)
+        .map_max_entries("ESTABLISHED_V4", FLOWS)
+        .map_max_entries("ESTABLISHED_V6", FLOWS)
         .map_max_entries("TRANSIENT", FLOWS)
         .override_global("DEBUG_DATAPATH", &0_u32, true)
         .override_global("REDIRECT_BACK", &0_u32, true)

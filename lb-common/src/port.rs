@@ -1,0 +1,95 @@
+//! Full-nat: the port of the gateway that a connection leaves from.
+
+use crate::family::{Address, Family, mix};
+use crate::flow::{Direction, Endpoint, Flow, FlowKey, Tick};
+use crate::limits::PORT_ATTEMPTS;
+use crate::member::Slot;
+use crate::service::Forwarding;
+use crate::tables::Tables;
+
+/// Takes a port of the gateway for the connection that was kept ([`Tables::keep_opening`]), to the
+/// member in `slot`, and writes the flow of its replies; 0 when there is none. The client's own
+/// port is taken when it is free.
+#[inline(always)]
+pub fn take_port<F: Family, T: Tables<F>>(tables: &T, slot: Slot, now: Tick) -> u16 {
+    let Some(key) = tables.kept_opening() else {
+        return 0;
+    };
+    let own = u16::from_be_bytes(key.source_port);
+    let (first, last) = tables.ports();
+    let ports = u32::from(last).saturating_sub(u32::from(first)) + 1;
+    let seed = key.source.mix(u32::from(own));
+    for attempt in 0..PORT_ATTEMPTS {
+        #[expect(clippy::cast_possible_truncation, reason = "at most `last`")]
+        let port = if attempt == 0 && (first..=last).contains(&own) {
+            own
+        } else {
+            (u32::from(first) + mix(seed, attempt) % ports) as u16
+        };
+        if take(tables, &key, slot, port, now) {
+            return port;
+        }
+    }
+    0
+}
+
+/// Takes one port, if no connection to the same backend has it.
+#[inline(never)]
+fn take<F: Family, T: Tables<F>>(
+    tables: &T,
+    key: &FlowKey<F::Address>,
+    slot: Slot,
+    port: u16,
+    now: Tick,
+) -> bool {
+    let Some(member) = tables.member(slot) else {
+        return false;
+    };
+    let Some(backend) = tables.backend(member.backend) else {
+        return false;
+    };
+    // The gateway has no address on the way to it.
+    if backend.gateway.sum() == 0 {
+        return false;
+    }
+    let gateway = Endpoint {
+        address: backend.gateway,
+        port: port.to_be_bytes(),
+    };
+    let reply_key = FlowKey::between(backend.endpoint(), gateway);
+    if !frees(tables, key, &reply_key, now) {
+        return false;
+    }
+    let reply = tables.draft(|| {
+        Flow::new(Direction::ToClient, &reply_key, key.reversed(), slot, now)
+            .of_generation(member.generation)
+            .forwarded(Forwarding::FullNat)
+    });
+    reply.is_some_and(|reply| tables.claim(&reply_key, &reply))
+}
+
+/// Whether replies under `reply_key` can be those of a new connection. One that has ended makes
+/// way, with what was left of its other flow: a straggler of that client must not be taken for one
+/// of this.
+#[inline(never)]
+fn frees<F: Family, T: Tables<F>>(
+    tables: &T,
+    key: &FlowKey<F::Address>,
+    reply_key: &FlowKey<F::Address>,
+    now: Tick,
+) -> bool {
+    if tables.recall(reply_key).is_some() || tables.lingers(reply_key, now) {
+        return false;
+    }
+    if let Some(before) = tables.transient(reply_key) {
+        let before_key = before.leaving.reversed();
+        if before_key != *key {
+            if before.may_go_on(now) {
+                return false;
+            }
+            tables.forget(&before_key);
+        }
+        tables.forget(reply_key);
+    }
+    true
+}

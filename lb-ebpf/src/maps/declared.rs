@@ -1,0 +1,130 @@
+//! Every kernel table: what it holds, how many of it, and its name under the pin directory.
+#![expect(
+    unsafe_code,
+    reason = "the loader finds tables and constants by the names of their statics"
+)]
+
+use aya_ebpf::bindings::bpf_fib_lookup as FibQuery;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use lb_common::backend::Backend;
+use lb_common::family::{V4Address, V6Address};
+use lb_common::flow::{Flow, FlowKey, Tick};
+use lb_common::gateway::Gateway;
+use lb_common::limits::{
+    FILTER_WORDS, MAX_BACKENDS, MAX_LINGERING, MAX_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOURCES,
+    MAX_TRANSIENT_FLOWS, MAX_TRUNKS,
+};
+use lb_common::member::Member;
+use lb_common::reason::Reason;
+use lb_common::service::{Service, ServiceKey};
+use lb_common::source::{Pace, SourceKey, SourceTally};
+use lb_common::tally::{Tally, Traffic};
+use lb_common::trunk::Trunk;
+
+/// The licence as the kernel reads it: the routing lookup is for GPL-compatible programs only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Flags of a map whose entries are allocated as they come: a trie can be no other, and the rest
+/// are for what most gateways do not use.
+const BPF_F_NO_PREALLOC: u32 = 1;
+#[expect(clippy::cast_possible_truncation, reason = "there are 25")]
+const REASON_COUNT: u32 = Reason::ALL.len() as u32;
+/// A service, and that its address is a VIP.
+const SERVICE_ENTRIES: u32 = 2 * MAX_SERVICES as u32;
+
+/// Established flows, two for each connection. The controller sets the size when it loads the
+/// program; nothing is ever evicted.
+#[map]
+pub(crate) static ESTABLISHED_V4: HashMap<FlowKey<V4Address>, Flow<V4Address>> =
+    HashMap::pinned(2, 0);
+#[map]
+pub(crate) static ESTABLISHED_V6: HashMap<FlowKey<V6Address>, Flow<V6Address>> =
+    HashMap::pinned(2, 0);
+/// Half-open and ended flows.
+#[map]
+pub(crate) static TRANSIENT_V4: LruHashMap<FlowKey<V4Address>, Flow<V4Address>> =
+    LruHashMap::pinned(MAX_TRANSIENT_FLOWS, 0);
+#[map]
+pub(crate) static TRANSIENT_V6: LruHashMap<FlowKey<V6Address>, Flow<V6Address>> =
+    LruHashMap::pinned(MAX_TRANSIENT_FLOWS, 0);
+/// Ports of full-nat connections that wait for their backend to forget them.
+#[map]
+pub(crate) static LINGERING: HashMap<FlowKey<V6Address>, Tick> =
+    HashMap::pinned(MAX_LINGERING, BPF_F_NO_PREALLOC);
+/// What cannot be ours, at a glance.
+#[map]
+pub(crate) static FILTER: Array<u64> = Array::pinned(FILTER_WORDS, 0);
+#[map]
+pub(crate) static SERVICES_V4: HashMap<ServiceKey<V4Address>, Service> =
+    HashMap::pinned(SERVICE_ENTRIES, 0);
+#[map]
+pub(crate) static SERVICES_V6: HashMap<ServiceKey<V6Address>, Service> =
+    HashMap::pinned(SERVICE_ENTRIES, 0);
+/// The access lists: networks behind the 16-bit number of their service.
+#[map]
+pub(crate) static ACCESS_V4: LpmTrie<[u8; 6], u8> =
+    LpmTrie::pinned(MAX_NETWORKS, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static ACCESS_V6: LpmTrie<[u8; 18], u8> =
+    LpmTrie::pinned(MAX_NETWORKS, BPF_F_NO_PREALLOC);
+/// When the next connection of a client address is due; what is forgotten only lets one in.
+#[map]
+pub(crate) static PACES: LruHashMap<SourceKey, Pace> = LruHashMap::pinned(MAX_SOURCES, 0);
+#[map]
+pub(crate) static SOURCES: HashMap<SourceKey, SourceTally> =
+    HashMap::pinned(MAX_SOURCES, BPF_F_NO_PREALLOC);
+/// Connections of a client address that the controller ended or found gone; it alone writes them.
+#[map]
+pub(crate) static SOURCES_REAPED: HashMap<SourceKey, u64> =
+    HashMap::pinned(MAX_SOURCES, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static MEMBERS: Array<Member> = Array::pinned(MAX_SLOTS, 0);
+#[map]
+pub(crate) static BACKENDS: Array<Backend<V6Address>> = Array::pinned(MAX_BACKENDS as u32, 0);
+/// One ring for each service; the last bytes, from `RING_SIZE` on, are not used.
+#[map]
+pub(crate) static RINGS: Array<[u8; 16_384]> = Array::pinned(MAX_SERVICES as u32, 0);
+#[map]
+pub(crate) static TURNS: Array<u64> = Array::pinned(MAX_SERVICES as u32, 0);
+#[map]
+pub(crate) static SLOT_TALLIES: Array<Tally> = Array::pinned(MAX_SLOTS, 0);
+#[map]
+pub(crate) static BACKEND_TALLIES: Array<Tally> = Array::pinned(MAX_BACKENDS as u32, 0);
+#[map]
+pub(crate) static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::pinned(MAX_SLOTS, 0);
+#[map]
+pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
+#[map]
+pub(crate) static GATEWAY: Array<Gateway> = Array::pinned(1, 0);
+/// VLAN devices by interface index.
+#[map]
+pub(crate) static TRUNKS: HashMap<u32, Trunk> = HashMap::pinned(MAX_TRUNKS, BPF_F_NO_PREALLOC);
+/// Slots that have just become suspect, for the controller to probe.
+#[map]
+pub(crate) static SUSPECTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+/// Where a question to the routing tables is written, to save stack.
+#[map]
+pub(crate) static ROUTING: PerCpuArray<FibQuery> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a flow is written before it goes into a table, to save stack.
+#[map]
+pub(crate) static DRAFT_V4: PerCpuArray<Flow<V4Address>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static DRAFT_V6: PerCpuArray<Flow<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+/// The client's 4-tuple of a connection that a port is taken for.
+#[map]
+pub(crate) static OPENING: PerCpuArray<FlowKey<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether rare events are logged. The controller sets it before the program is loaded.
+#[unsafe(no_mangle)]
+pub(crate) static DEBUG_DATAPATH: u32 = 0;
+
+/// Whether packets go back out of the interface they came from by redirection. The controller
+/// sets it where an interface is a veth: that one drops what `XDP_TX` sends unless its peer runs
+/// XDP too, while a redirected packet arrives where the peer has GRO on as well.
+#[unsafe(no_mangle)]
+pub(crate) static REDIRECT_BACK: u32 = 0;
