@@ -15,7 +15,7 @@ pub(crate) fn run() -> Result<()> {
         ("set-up", &mut setup::run),
         ("format", &mut || cargo(&["fmt", "--all", "--check"])),
         ("clippy", &mut || lint_userspace()),
-        ("clippy of the kernel program", &mut lint_kernel_program),
+        ("clippy of the kernel programs", &mut lint_kernel_programs),
         ("dependencies", &mut check_dependencies),
         ("tidy", &mut tidy::run),
         ("tests", &mut || {
@@ -55,15 +55,21 @@ pub(crate) fn run() -> Result<()> {
 
 fn lint_userspace() -> Result<()> {
     // Not `--workspace`: a feature that userspace turns on in `lb-common` would be on for the kernel program too.
-    let packages =
-        ["lb-common", "lb-userspace", "xtask", "pglb-tests"].map(|name| ["--package", name]);
+    let packages = [
+        "lb-common",
+        "lb-userspace",
+        "xtask",
+        "pglb-tests",
+        "pglb-bench",
+    ]
+    .map(|name| ["--package", name]);
     let mut arguments = vec!["clippy", "--all-targets", "--quiet"];
     arguments.extend(packages.iter().flatten());
     arguments.extend(["--", "--deny", "warnings"]);
     cargo(&arguments)
 }
 
-fn lint_kernel_program() -> Result<()> {
+fn lint_kernel_programs() -> Result<()> {
     let toolchain = setup::ready_linter()?;
     let mut clippy = Command::new("rustup");
     clippy.args([
@@ -74,6 +80,8 @@ fn lint_kernel_program() -> Result<()> {
         "--quiet",
         "--package",
         "lb-ebpf",
+        "--package",
+        "bench-ebpf",
     ]);
     clippy.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
     // A directory of its own: another compiler would throw away what the build has made.

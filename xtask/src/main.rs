@@ -1,6 +1,7 @@
 //! Set-up, checks, demo and lab of pglb: `cargo xtask COMMAND`.
 #![allow(clippy::print_stdout, reason = "a tool for the terminal")]
 
+mod bench;
 mod ci;
 mod demo;
 mod interrupt;
@@ -32,6 +33,13 @@ enum Task {
     Lab,
     /// Build and run every test; needs root
     Test,
+    /// Measure the XDP program against reference programs; needs root
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the bench is told; `--help` lists it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Everything that must hold before a change is accepted; needs root
     Ci,
     /// Check the rules of the source layout
@@ -54,6 +62,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Demo => demo::run(),
         Task::Lab => lab::run(),
         Task::Test => tests::run(),
+        Task::Bench { arguments } => bench::run(&arguments),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
     }

@@ -33,8 +33,14 @@ pub(crate) fn run_all() -> Result<Totals> {
     Ok(totals)
 }
 
-/// Every package but the kernel program, which `lb-userspace` builds for its own target.
-const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "lb-ebpf"];
+/// Every package but the kernel programs, which `lb-userspace` and `bench` build for their own target.
+const PACKAGES: [&str; 5] = [
+    "--workspace",
+    "--exclude",
+    "lb-ebpf",
+    "--exclude",
+    "bench-ebpf",
+];
 
 /// How many tests passed, failed and were left out.
 #[derive(Clone, Copy, Debug, Default)]

@@ -121,8 +121,9 @@ const RULES: [Rule; 9] = [
     },
 ];
 
-/// Files that may contain the word.
-const UNSAFE: [&str; 3] = [
+/// The beginnings of the paths of those files that may contain the word. What the bench compares with is not shipped.
+const UNSAFE: [&str; 4] = [
+    "bench/ebpf/src/",
     "lb-ebpf/src/packet.rs",
     "lb-ebpf/src/maps.rs",
     "lb-common/src/pod.rs",
@@ -177,7 +178,7 @@ fn check_source(file: &str, text: &str, found: &mut Vec<String>) {
             }
         }
     }
-    if !UNSAFE.contains(&file) {
+    if !UNSAFE.iter().any(|place| file.starts_with(place)) {
         let numbered = paths::without_comments(code);
         for (number, line) in numbered.filter(|(_, line)| is_unsafe(line)) {
             found.push(format!(
