@@ -12,8 +12,9 @@ use crate::references;
 use crate::subjects::{Subject, frames};
 use crate::world::World;
 
-/// An established packet, each program with one part more than the one before.
-const LADDER: [(&str, &str); 9] = [
+/// An established packet, each program with one part more than the one before; at last the same
+/// parts with a cache before the table.
+const LADDER: [(&str, &str); 11] = [
     ("ladder_1_find", "find it, by 12 bytes, entry of 48"),
     (
         "ladder_2_rewrite",
@@ -26,6 +27,14 @@ const LADDER: [(&str, &str); 9] = [
     ("ladder_7_clock", "... and ask the coarse clock"),
     ("ladder_8_note", "... and note time and acknowledgment"),
     ("ladder_9_redirect", "... and redirect"),
+    (
+        "cache_2_mib",
+        "all that, jiffies, before it a cache of 65,536 slots of 32 bytes",
+    ),
+    (
+        "cache_8_mib",
+        "all that, jiffies, before it a cache of 262,144 slots",
+    ),
 ];
 
 /// One thing alone, after parsing.
@@ -76,7 +85,7 @@ pub(crate) fn measure(
     references::fill_ladder(feeder, &connections)?;
     let mut subjects = Vec::new();
     let mut names = Vec::new();
-    for flows in [1, extent.connections()] {
+    for flows in extent.established.iter().copied() {
         for (traffic, parts) in [
             (Traffic::ToBackend, &LADDER[..]),
             (Traffic::Opening, &PRICES[..]),

@@ -19,10 +19,10 @@ use crate::reference::{apply, count, read, update};
 pub(crate) static LADDER: HashMap<[u32; 3], [u32; 12]> = HashMap::with_max_entries(525_312, 0);
 /// Stands for members: 40 bytes each.
 #[map]
-static LADDER_MEMBERS: Array<[u64; 5]> = Array::with_max_entries(2048, 0);
+pub(crate) static LADDER_MEMBERS: Array<[u64; 5]> = Array::with_max_entries(2048, 0);
 /// Stands for the gateway's own entry.
 #[map]
-static LADDER_GATEWAY: Array<[u32; 2]> = Array::with_max_entries(1, 0);
+pub(crate) static LADDER_GATEWAY: Array<[u32; 2]> = Array::with_max_entries(1, 0);
 
 const COUNT: u32 = 1;
 const HOPS: u32 = 2;
@@ -134,7 +134,7 @@ fn coarse_time() -> u32 {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "an XDP action")]
-fn redirect() -> u32 {
+pub(crate) fn redirect() -> u32 {
     // SAFETY: the helper takes numbers and checks them.
     unsafe { bpf_redirect(20, 0) as u32 }
 }

@@ -11,6 +11,7 @@
     reason = "the only way to an atomic addition on this target"
 )]
 
+mod cache;
 mod feeder;
 mod frame;
 mod ladder;

@@ -183,7 +183,7 @@ fn unknown(frame: &Frame) -> [u32; 3] {
 
 /// A hash of one's own (the steps are those of MurmurHash3's finaliser).
 #[inline(always)]
-fn mix([a, b, c]: [u32; 3]) -> u32 {
+pub(crate) fn mix([a, b, c]: [u32; 3]) -> u32 {
     let mut hash = a;
     for word in [b, c] {
         hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b) ^ word;
