@@ -4,6 +4,7 @@
 //! with a BPF file system of its own: whatever it makes is gone with it, also when the test is killed.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod object;
 pub(crate) mod random;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::flow::{Endpoint, Flow, FlowKey, NextHop, Tick};
 use lb_common::gateway::{Gateway, LAYOUT};
@@ -211,10 +212,9 @@ impl Program {
         })
     }
 
-    /// How many instructions the verifier has followed.
-    pub(crate) fn verified_instructions(&self) -> Result<u32> {
-        let count = self.xdp()?.info()?.verified_instruction_count();
-        count.context("the kernel is older than 5.16 and does not count")
+    /// What the kernel says about the loaded program.
+    pub(crate) fn info(&self) -> Result<ProgramInfo> {
+        Ok(self.xdp()?.info()?)
     }
 
     /// Makes the kernel's tables those, with nothing left of what was there before.
