@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::cases::Extent;
@@ -43,9 +43,9 @@ struct Arguments {
     /// Packets of one measurement
     #[arg(long, default_value_t = 200_000)]
     repetitions: u32,
-    /// The CPU to measure on
-    #[arg(long, default_value_t = 1)]
-    cpu: usize,
+    /// The CPU to measure on [default: the last]
+    #[arg(long)]
+    cpu: Option<usize>,
     /// Measure what the parts of handling a packet cost, instead of the whole
     #[arg(long)]
     parts: bool,
@@ -108,13 +108,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let report = measure_all(arguments)?;
-    show::report(&report, compare::committed()?.as_ref());
+    let committed = compare::committed()?;
+    // Written before it is shown: whoever reads the beginning only still has the whole.
     if let Some(file) = &arguments.json {
         compare::write(file, &report)?;
     }
     if arguments.save {
         compare::save(&report)?;
     }
+    show::report(&report, committed.as_ref());
     Ok(())
 }
 
@@ -141,8 +143,14 @@ fn measure_all(arguments: &Arguments) -> Result<Report> {
     })
 }
 
-/// Keeps this thread on one CPU, so that nothing it measures moves.
-fn pin_to(cpu: usize) -> Result<()> {
+/// Keeps this thread on one CPU, so that nothing it measures moves. The first is avoided, because
+/// most interrupts go there.
+fn pin_to(cpu: Option<usize>) -> Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|cpu| matches!(allowed.is_set(*cpu), Ok(true)));
+    let cpu = cpu.or(last).context("there is no CPU to run on")?;
     let mut set = CpuSet::new();
     set.set(cpu)
         .with_context(|| format!("there is no CPU {cpu}"))?;

@@ -82,13 +82,14 @@ impl Subject {
 
     /// Refuses another XDP action than the right one.
     pub(crate) fn check_action(&self, action: u32) -> Result<()> {
-        ensure!(
-            self.expected.is_none_or(|expected| expected == action),
-            "{:?} answered a packet of {:?} by XDP action {action} and not {:?}",
-            self.program,
-            self.case,
-            self.expected
-        );
+        if let Some(expected) = self.expected {
+            ensure!(
+                expected == action,
+                "{:?} gave a packet XDP action {action} and not {expected}: {:?}",
+                self.program,
+                self.case
+            );
+        }
         Ok(())
     }
 }
