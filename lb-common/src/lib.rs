@@ -20,6 +20,7 @@
 extern crate std;
 
 pub mod backend;
+pub mod capture;
 pub mod checksum;
 pub mod choose;
 pub mod family;

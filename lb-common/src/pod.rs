@@ -5,6 +5,7 @@
 )]
 
 use crate::backend::Backend;
+use crate::capture::Capture;
 use crate::family::{V4Address, V6Address};
 use crate::flow::{Flow, FlowKey, Tick};
 use crate::gateway::Gateway;
@@ -32,6 +33,7 @@ pod! {
     ServiceKey<V4Address>: 8 bytes,
     ServiceKey<V6Address>: 20 bytes,
     Service: 20 bytes,
+    Capture: 8 bytes,
     Member: 40 bytes,
     Backend<V6Address>: 64 bytes,
     Tally: 40 bytes,

@@ -11,6 +11,7 @@
     reason = "the only way to an atomic addition on this target"
 )]
 
+mod capture;
 mod maps;
 mod packet;
 mod routing;
@@ -49,12 +50,15 @@ const UNTAGGED: u64 = 0;
 
 #[xdp]
 fn pglb(ctx: XdpContext) -> u32 {
-    match packet::kind(&ctx) {
+    let kept = capture::begin(&ctx);
+    let action = match packet::kind(&ctx) {
         Ok(Ipv4::ETHER_TYPE) => handle::<V4>(&ctx, UNTAGGED),
         Ok(Ipv6::ETHER_TYPE) => handle::<V6>(&ctx, UNTAGGED),
         Ok(_) => handle_tagged(&ctx),
         Err(reason) => turn_away(&ctx, reason),
-    }
+    };
+    capture::finish(&ctx, kept, action);
+    action
 }
 
 /// A frame with VLAN tags is handled without them, and gets those that it leaves with at the end.
@@ -286,6 +290,7 @@ fn turn_away(ctx: &XdpContext, reason: Reason) -> u32 {
         | Reason::SourceLimit
         | Reason::NoPort
         | Reason::TooBig => {
+            capture::note_refusal(reason);
             log_refusal(ctx, reason);
             XDP_TX
         }
@@ -300,7 +305,10 @@ fn turn_away(ctx: &XdpContext, reason: Reason) -> u32 {
         | Reason::NoNeighbour
         | Reason::NotOnLink
         | Reason::StrayError
-        | Reason::VlanTags => XDP_DROP,
+        | Reason::VlanTags => {
+            capture::note_refusal(reason);
+            XDP_DROP
+        }
     }
 }
 

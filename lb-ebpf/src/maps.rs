@@ -11,7 +11,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ops::Deref;
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibQuery;
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use lb_common::choose::is_forgiven;
 use lb_common::family::WideAddress;
@@ -58,9 +58,33 @@ pub(crate) fn count_traffic(forward: &Forward, bytes: u64) {
     }
 }
 
-/// The coarse clock: as exact as the timer tick, at a tenth of the cost of the exact one.
+/// A row of a table, for the moment that its caller needs it.
+#[inline(always)]
+pub(crate) fn row<T>(pointer: Option<*mut T>) -> Option<&'static mut T> {
+    // SAFETY: as in `find_established`; no caller asks for a row again while it has it.
+    pointer.map(|row| unsafe { &mut *row })
+}
+
+/// The coarse clock: as exact as the timer tick. It is read once for each of these and CPU, since
+/// the count of ticks is a load and the reading a call.
 #[inline(always)]
 pub(crate) fn now() -> Tick {
+    // SAFETY: the helper has no arguments and no effect.
+    let timer = unsafe { bpf_jiffies64() };
+    let Some(clock) = row(CLOCK.get_ptr_mut(0)) else {
+        return read_clock();
+    };
+    if clock.timer != timer {
+        *clock = Clock {
+            timer,
+            now: read_clock(),
+        };
+    }
+    clock.now
+}
+
+#[inline(always)]
+fn read_clock() -> Tick {
     // SAFETY: the helper has no arguments and no effect.
     Tick::from_nanoseconds(unsafe { bpf_ktime_get_coarse_ns() })
 }

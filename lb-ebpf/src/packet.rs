@@ -8,9 +8,11 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibQuery};
 use aya_ebpf::helpers::{
-    bpf_check_mtu, bpf_fib_lookup, bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    bpf_check_mtu, bpf_fib_lookup, bpf_ktime_get_ns, bpf_redirect, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_tail,
 };
 use aya_ebpf::programs::XdpContext;
+use lb_common::capture::Header as Start;
 use lb_common::family::{Family, V4, V4Address, V6, V6Address};
 use lb_common::flow::Endpoint;
 use lb_common::reason::Reason;
@@ -252,6 +254,28 @@ pub(crate) fn length(ctx: &XdpContext) -> u64 {
     (ctx.data_end() - ctx.data()) as u64
 }
 
+/// The exact time, in nanoseconds of `CLOCK_MONOTONIC`: for packets that are shown, because it
+/// costs as much as forwarding one.
+#[inline(always)]
+pub(crate) fn arrival() -> u64 {
+    // SAFETY: the helper has no arguments and no effect.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Copies the frame's first bytes, as many pairs as there are and `into` has room for. (A check
+/// for one byte more becomes a check for "not at the end", which not every kernel understands.)
+#[inline(always)]
+pub(crate) fn copy_start(ctx: &XdpContext, into: &mut Start) {
+    for (index, pair) in into.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let Some(bytes) = at::<[u8; 2]>(ctx, index * 2) else {
+            return;
+        };
+        // SAFETY: the pointer is a reference. Read as volatile, or the compiler makes one copy of
+        // unknown length of the loop, which the verifier rejects.
+        *pair = unsafe { core::ptr::read_volatile(bytes) };
+    }
+}
+
 /// The header at `offset`, if the frame is long enough for it.
 #[inline(always)]
 #[expect(
@@ -271,6 +295,7 @@ pub(crate) fn at<H: Header>(ctx: &XdpContext, offset: usize) -> Option<&mut H> {
 
 /// A header that is nothing but bytes, aligned to two at most.
 pub(crate) trait Header {}
+impl Header for [u8; 2] {}
 impl Header for Ethernet {}
 impl Header for Ipv4 {}
 impl Header for Ipv6 {}

@@ -53,6 +53,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show the kernel's own tables; works when the controller is dead
     Dump(DumpArgs),
+    /// Show or write the packets that XDP forwards, before and after, which tcpdump cannot see
+    Capture(CaptureArgs),
     /// Take the XDP program and the pinned tables off this host
     Detach(HostArgs),
 }
@@ -230,6 +232,26 @@ pub struct DumpArgs {
     pub host: HostArgs,
 }
 
+/// `pglb capture`
+#[derive(Clone, Debug, Args)]
+pub struct CaptureArgs {
+    /// Only packets of this service
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// Only packets of this client's connections
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub client: Option<ClientRef>,
+    /// Write whole packets to a pcapng file, `-` for stdout, and show none
+    #[arg(short, long, value_name = "FILE.pcapng")]
+    pub write: Option<PathBuf>,
+    /// End after this many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// The host.
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
 /// The kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DumpTable {
@@ -267,7 +289,7 @@ mod tests {
             .collect();
         assert_eq!(
             names.join(" "),
-            "run check status connections drain maint ready weight kill explain doctor dump detach"
+            "run check status connections drain maint ready weight kill explain doctor dump capture detach"
         );
     }
 
@@ -307,6 +329,8 @@ mod tests {
             "pglb doctor",
             "pglb doctor --json -c /etc/pglb/pglb.toml",
             "pglb dump connections --json -c /etc/pglb/pglb.toml",
+            "pglb capture --service orders-rw --client 10.71.0.5:41022 -w out.pcapng --count 10",
+            "pglb capture -w - -c /etc/pglb/pglb.toml",
             "pglb detach",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
@@ -330,6 +354,7 @@ mod tests {
             "pglb explain orders-ro 10.71.0.5",
             "pglb explain orders-ro 2001:db8:71::5",
             "pglb dump everything",
+            "pglb capture --count 0",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -8,6 +8,7 @@
 #[macro_use]
 mod words;
 
+pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod config;

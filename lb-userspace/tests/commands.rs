@@ -369,3 +369,19 @@ fn a_file_that_cannot_be_read_is_exit_2() {
     let output = pglb(&format!("check {}", directory.0.display()));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
+
+#[test]
+fn capture_names_the_services_there_are() {
+    let directory = Directory::new("capture");
+    let config = directory.write(
+        "pglb.toml",
+        "[gateway]\ninterfaces = [\"eth0\"]\n\
+         [cluster.a]\nbackends = [{ name = \"pg1\", address = \"10.72.0.11:5432\" }]\n\
+         [[service]]\nname = \"rw\"\nvip = \"10.71.0.100:5432\"\ncluster = \"a\"\nrole = \"primary\"\n\
+         [[service]]\nname = \"ro\"\nvip = \"10.71.0.100:5433\"\ncluster = \"a\"\nrole = \"replica\"\n",
+    );
+    let output = pglb(&format!("capture --service rwx -c {config}"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let sentence = format!("pglb: there is no service rwx in {config}; there are rw, ro\n");
+    assert_eq!(stderr(&output), sentence);
+}

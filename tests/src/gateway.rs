@@ -133,7 +133,9 @@ impl Gateway {
         let mut command = self.network.gateway().command(&self.binary);
         command.args(arguments);
         match arguments.first() {
-            Some(&("run" | "doctor" | "dump" | "detach")) => command.arg("-c").arg(&self.config),
+            Some(&("run" | "doctor" | "dump" | "capture" | "detach")) => {
+                command.arg("-c").arg(&self.config)
+            }
             _ => command.arg("--socket").arg(&self.socket),
         };
         command

@@ -86,6 +86,19 @@ const RULES: [Rule; 9] = [
         why: "the configuration knows nothing of what is done with it",
     },
     Rule {
+        place: "lb-userspace/src/capture",
+        except: &[],
+        forbidden: &[
+            "crate::cli",
+            "crate::commands",
+            "crate::engine",
+            "crate::shell",
+            "std::fs",
+            "tokio",
+        ],
+        why: "it reads packets, wherever they come from",
+    },
+    Rule {
         place: "lb-userspace/src/shell",
         except: &[],
         forbidden: &["crate::cli", "crate::commands"],

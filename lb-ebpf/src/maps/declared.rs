@@ -110,6 +110,16 @@ pub(crate) static SUSPECTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]
 pub(crate) static ROUTING: PerCpuArray<FibQuery> = PerCpuArray::with_max_entries(1, 0);
 
+/// What the clock said, and at which timer tick.
+pub(crate) struct Clock {
+    /// Timer ticks since boot (`jiffies`).
+    pub(crate) timer: u64,
+    /// The clock then.
+    pub(crate) now: Tick,
+}
+
+#[map]
+pub(crate) static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
 /// Where a flow is written before it goes into a table, to save stack.
 #[map]
 pub(crate) static DRAFT_V4: PerCpuArray<Flow<V4Address>> = PerCpuArray::with_max_entries(1, 0);

@@ -1,6 +1,7 @@
 //! One file per command, each thin: arguments in, a request or a file, text and an exit code out.
 
 mod backend;
+mod capture;
 mod check;
 mod connections;
 mod controller;
@@ -44,6 +45,7 @@ pub fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Capture(args) => capture::run(args),
         Command::Detach(args) => detach::run(args),
     }
 }

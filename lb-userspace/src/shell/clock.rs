@@ -26,11 +26,19 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// This moment on the clock that the kernel program stamps packets with, in nanoseconds.
+pub fn monotonic_nanoseconds() -> u64 {
+    nanoseconds(ClockId::CLOCK_MONOTONIC)
+}
+
 /// This moment on the clock that the kernel program stamps flows with.
 pub fn kernel_tick() -> Tick {
-    // The clock exists on every Linux; without a reading every flow looks fresh.
-    let reading = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap_or(TimeSpec::new(0, 0));
-    let nanoseconds = u64::try_from(reading.tv_sec()).unwrap_or(0) * 1_000_000_000
-        + u64::try_from(reading.tv_nsec()).unwrap_or(0);
-    Tick::from_nanoseconds(nanoseconds)
+    Tick::from_nanoseconds(nanoseconds(ClockId::CLOCK_MONOTONIC_COARSE))
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    // The clocks exist on every Linux; without a reading every flow looks fresh.
+    let reading = clock_gettime(clock).unwrap_or(TimeSpec::new(0, 0));
+    u64::try_from(reading.tv_sec()).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(reading.tv_nsec()).unwrap_or(0)
 }

@@ -3,6 +3,7 @@
 
 pub mod announce;
 pub mod bpf;
+pub mod bpf_capture;
 pub mod bpf_tables;
 mod checksum;
 pub mod clock;
@@ -10,6 +11,8 @@ pub mod conflict;
 pub mod control;
 pub mod generic_netlink;
 pub mod host;
+pub mod interrupt;
+pub mod links;
 #[cfg(test)]
 mod lone_thread;
 pub mod metrics_http;
