@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::backend::Backend;
-use lb_common::flow::Endpoint;
+use lb_common::filter::FilterBit;
 use lb_common::gateway::{Gateway, LAYOUT};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::service::{Algorithm, Service, ServiceId, ServiceKey};
+use lb_userspace::engine::kernel::{KernelTables, endpoint, wide_endpoint};
 use lb_userspace::shell::bpf::{OBJECT, PROGRAM};
 use lb_userspace::shell::bpf_tables::Tables;
 use lb_userspace::shell::pinning;
@@ -21,7 +22,7 @@ use pglb_tests::namespace::Namespace;
 use crate::frame::{Content, Family, build, read};
 
 /// `max_connections` unless the configuration says otherwise.
-pub(crate) const DEFAULT_CONNECTIONS: u32 = 262_144;
+pub(crate) const DEFAULT_CONNECTIONS: u32 = 65_536;
 /// What the controller adds to the table of established flows.
 const SPARE_FLOWS: u32 = 1024;
 /// Backends of the one service.
@@ -46,7 +47,7 @@ pub(crate) struct Connection {
 }
 
 /// Families that the program serves.
-pub(crate) const FAMILIES: &[Family] = &[Family::V4];
+pub(crate) const FAMILIES: &[Family] = &[Family::V4, Family::V6];
 
 /// Where the service of a family is reached.
 pub(crate) fn vip(family: Family) -> SocketAddr {
@@ -102,7 +103,8 @@ impl World {
     fn load(pins: PathBuf, max_connections: u32) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins)
-            .map_max_entries("ESTABLISHED", max_connections * 2 + SPARE_FLOWS)
+            .map_max_entries("ESTABLISHED_V4", max_connections * 2 + SPARE_FLOWS)
+            .map_max_entries("ESTABLISHED_V6", max_connections * 2 + SPARE_FLOWS)
             .load(OBJECT)?;
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
@@ -164,7 +166,10 @@ fn set_up(tables: &mut Tables, max_connections: u32) -> Result<()> {
     tables.set_gateway(Gateway {
         layout: LAYOUT,
         next_hop_generation: 1,
+        first_port: 1024,
+        last_port: 32_767,
     })?;
+    let mut filter = KernelTables::default();
     let mut whole = Backend::default();
     whole.max_connections = max_connections;
     tables.set_backend(BackendId::GATEWAY, whole)?;
@@ -172,26 +177,23 @@ fn set_up(tables: &mut Tables, max_connections: u32) -> Result<()> {
         for number in 0..BACKENDS {
             let id = BackendId(1 + service.0 * u16::from(BACKENDS) + u16::from(number));
             let mut row = Backend::default();
-            row.endpoint = endpoint(backend(*family, number))?;
+            let address = backend(*family, number);
+            row.set_endpoint(wide_endpoint(address));
             tables.set_backend(id, row)?;
+            filter.set(FilterBit::of_backend(endpoint(address)));
             let mut member = Member::default().eligible(true);
             (member.generation, member.backend, member.weight) = (1, id, 100);
             tables.set_member(Slot::of(service, number), member)?;
         }
         let row = Service::new(service, BACKENDS, Algorithm::LeastConnections, 0);
-        tables.set_service(ServiceKey::new(endpoint(vip(*family))?), row)?;
+        let vip = endpoint(vip(*family));
+        tables.set_service(ServiceKey::new(vip), row)?;
+        filter.set(FilterBit::of_service(vip));
+    }
+    for (word, bits) in filter.filter {
+        tables.set_filter(word, bits)?;
     }
     Ok(())
-}
-
-fn endpoint(address: SocketAddr) -> Result<Endpoint<[u8; 4]>> {
-    let SocketAddr::V4(address) = address else {
-        anyhow::bail!("{address} is not served");
-    };
-    Ok(Endpoint {
-        address: address.ip().octets(),
-        port: address.port().to_be_bytes(),
-    })
 }
 
 /// A link to each side, whose far ends nobody uses; clients are behind a router, backends are
