@@ -256,6 +256,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let mut next_hop = NextHop::default();
         self.tables
             .find_next_hop(flow.leaving.source, receiver, &mut next_hop);
+        // A router would send the packet to the VIP, back to here.
+        if flow.forwarding() == Forwarding::Dsr && next_hop.is_router() {
+            next_hop.interface = 0;
+        }
         self.tables.note_next_hop(flow, next_hop);
     }
 
