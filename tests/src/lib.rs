@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod command;
+pub mod frames;
 pub mod gateway;
 pub mod namespace;
 pub mod packets;

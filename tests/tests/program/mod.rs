@@ -8,26 +8,35 @@ pub(crate) mod object;
 pub(crate) mod random;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::family::{
+    Address as _, Family, V4, V4Address, V6, V6Address, WideAddress, ip, v4, v6,
+};
+use lb_common::filter::FilterBit;
 use lb_common::flow::{Endpoint, Flow, FlowKey, NextHop, Tick};
 use lb_common::gateway::{Gateway, LAYOUT};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::reason::Reason;
 use lb_common::service::{Algorithm, Service, ServiceId, ServiceKey};
+use lb_common::source::{Pace, SourceKey};
 use lb_common::tally::Tally;
+use lb_common::trunk::Trunk;
 use lb_userspace::engine::host_tables::HostTables;
 use lb_userspace::shell::bpf::{OBJECT, PROGRAM};
 use lb_userspace::shell::bpf_tables::Tables;
 use lb_userspace::shell::pinning;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use pglb_tests::frames::{icmp, icmp_v6, over_ipv6, twin};
 use pglb_tests::namespace::Namespace;
 use pglb_tests::packets::{Mac, Segment};
 
@@ -51,6 +60,62 @@ pub(crate) const BACKEND_SIDE: (u32, Mac) = (20, [0x02, 0, 0, 0, 0, 0x20]);
 pub(crate) const ESTABLISHED_SIZE: u32 = 32;
 /// Clients and backends whose Ethernet address the kernel knows, of each.
 pub(crate) const NEIGHBOURS: u8 = 8;
+
+/// An address family that packets are written in. Everything is told in IPv4; IPv6 has the twins.
+pub(crate) trait Side: Family<Address: Ord + Hash + Debug + Send> + Debug {
+    /// An address of the test network.
+    fn address(address: Ipv4Addr) -> Self::Address;
+    /// The frame of a segment.
+    fn frame(segment: &Segment) -> Vec<u8>;
+    /// The frame of an ICMP message: [`pglb_tests::frames::icmp`].
+    fn icmp(around: &Segment, kind: [u8; 2], rest: [u8; 4], quoted: &[u8]) -> Vec<u8>;
+}
+
+impl Side for V4 {
+    fn address(address: Ipv4Addr) -> V4Address {
+        v4(address)
+    }
+
+    fn frame(segment: &Segment) -> Vec<u8> {
+        segment.bytes()
+    }
+
+    fn icmp(around: &Segment, kind: [u8; 2], rest: [u8; 4], quoted: &[u8]) -> Vec<u8> {
+        icmp(around, kind, rest, quoted)
+    }
+}
+
+impl Side for V6 {
+    fn address(address: Ipv4Addr) -> V6Address {
+        v6(twin(address))
+    }
+
+    fn frame(segment: &Segment) -> Vec<u8> {
+        over_ipv6(segment)
+    }
+
+    fn icmp(around: &Segment, kind: [u8; 2], rest: [u8; 4], quoted: &[u8]) -> Vec<u8> {
+        icmp_v6(around, kind, rest, quoted)
+    }
+}
+
+/// Segments as frames of a family.
+pub(crate) trait Framed {
+    fn frame<F: Side>(&self) -> Vec<u8>;
+}
+
+impl Framed for Segment {
+    fn frame<F: Side>(&self) -> Vec<u8> {
+        F::frame(self)
+    }
+}
+
+/// The MTU of every way but that to [`NARROW`].
+pub(crate) const MTU: u16 = 1_500;
+/// The backend that is reached by a way of this MTU.
+pub(crate) const NARROW: (u8, u16) = (7, 1_400);
+/// The gateway's address on the way to the backends, which full-nat connections come from.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 72, 0, 1);
 
 /// The address and port of client `number`.
 pub(crate) fn client(number: u8) -> SocketAddrV4 {
@@ -77,16 +142,16 @@ pub(crate) fn slot(service: u8, index: u8) -> Slot {
     Slot::of(ServiceId(u16::from(service)), index)
 }
 
-pub(crate) fn endpoint(address: SocketAddrV4) -> Endpoint<[u8; 4]> {
+pub(crate) fn endpoint<F: Side>(address: SocketAddrV4) -> Endpoint<F::Address> {
     Endpoint {
-        address: address.ip().octets(),
+        address: F::address(*address.ip()),
         port: address.port().to_be_bytes(),
     }
 }
 
 /// The key of the flow that carries packets from one end to the other.
-pub(crate) fn key(sender: SocketAddrV4, receiver: SocketAddrV4) -> FlowKey<[u8; 4]> {
-    FlowKey::between(endpoint(sender), endpoint(receiver))
+pub(crate) fn key<F: Side>(sender: SocketAddrV4, receiver: SocketAddrV4) -> FlowKey<F::Address> {
+    FlowKey::between(endpoint::<F>(sender), endpoint::<F>(receiver))
 }
 
 /// The way to a client or a backend, as the routes of the namespace have it.
@@ -97,12 +162,15 @@ pub(crate) fn way_to(target: SocketAddrV4) -> NextHop {
     } else {
         BACKEND_SIDE
     };
-    NextHop {
-        interface,
-        destination: neighbour(target),
-        source,
-        generation: 1,
-    }
+    let mut way = NextHop::default();
+    (way.interface, way.source, way.destination) = (interface, source, neighbour(target));
+    way.generation = 1;
+    way.mtu = if target.ip() == backend(NARROW.0).ip() {
+        NARROW.1
+    } else {
+        MTU
+    };
+    way
 }
 
 /// The segment as it leaves the gateway on its known way.
@@ -113,17 +181,17 @@ pub(crate) fn sent(segment: Segment) -> Segment {
 }
 
 /// Tables of a gateway with its routes and no service.
-pub(crate) fn gateway() -> HostTables {
+pub(crate) fn gateway<F: Side>() -> HostTables<F> {
     let mut tables = HostTables::new();
     tables.established_size = ESTABLISHED_SIZE as usize;
     let known = (0..NEIGHBOURS).flat_map(|number| [client(number), backend(number + 1)]);
-    tables.next_hops = known.map(|it| (it.ip().octets(), way_to(it))).collect();
+    tables.next_hops = known.map(|it| (F::address(*it.ip()), way_to(it))).collect();
     tables
 }
 
 /// Adds a service over backends, each with its weight there. Its ring names them in turn.
-pub(crate) fn add_service(
-    tables: &mut HostTables,
+pub(crate) fn add_service<F: Side>(
+    tables: &mut HostTables<F>,
     number: u8,
     algorithm: Algorithm,
     members: &[(u8, u16)],
@@ -135,14 +203,23 @@ pub(crate) fn add_service(
         let mut member = Member::default().eligible(true);
         (member.generation, member.backend, member.weight) = (1, id, weight);
         tables.members.insert(slot(number, index), member);
-        tables.backends.entry(id).or_default().endpoint = endpoint(self::backend(backend));
+        let row = tables.backends.entry(id).or_default();
+        row.set_endpoint(endpoint::<F>(self::backend(backend)).map(|it| it.widen()));
+        row.gateway = F::address(GATEWAY).widen();
     }
     tables.rings.insert(id, (0..length).collect());
     let service = Service::new(id, length, algorithm, u32::from(length));
     tables
         .services
-        .insert(ServiceKey::new(endpoint(vip(number))), service);
+        .insert(ServiceKey::new(endpoint::<F>(vip(number))), service);
+    let nobody = Service::new(NOBODY, 0, Algorithm::LeastConnections, 0);
+    let mut address = endpoint::<F>(vip(number));
+    address.port = [0, 0];
+    tables.services.insert(ServiceKey::new(address), nobody);
 }
+
+/// The number in the entry that tells that an address is a VIP.
+pub(crate) const NOBODY: ServiceId = ServiceId(u16::MAX);
 
 /// The loaded program and its tables.
 pub(crate) struct Program {
@@ -151,6 +228,10 @@ pub(crate) struct Program {
     slot_tallies: Array<MapData, Tally>,
     backend_tallies: Array<MapData, Tally>,
     turns: Array<MapData, u64>,
+    transient_v4: HashMap<MapData, FlowKey<V4Address>, Flow<V4Address>>,
+    transient_v6: HashMap<MapData, FlowKey<V6Address>, Flow<V6Address>>,
+    lingering: HashMap<MapData, FlowKey<WideAddress>, Tick>,
+    paces: HashMap<MapData, SourceKey, Pace>,
     reasons_before: BTreeMap<Reason, u64>,
     _pins: Pins,
 }
@@ -186,7 +267,8 @@ impl Program {
         let mut loader = EbpfLoader::new();
         loader
             .default_map_pin_directory(&pins.directory)
-            .map_max_entries("ESTABLISHED", ESTABLISHED_SIZE);
+            .map_max_entries("ESTABLISHED_V4", ESTABLISHED_SIZE)
+            .map_max_entries("ESTABLISHED_V6", ESTABLISHED_SIZE);
         for (name, value) in constants {
             loader.override_global(name, value, true);
         }
@@ -201,7 +283,12 @@ impl Program {
         let array = |name: &str| {
             Ok::<_, anyhow::Error>(Map::Array(MapData::from_pin(pins.directory.join(name))?))
         };
+        let pinned = |name: &str| MapData::from_pin(pins.directory.join(name));
         Ok(Self {
+            transient_v4: Map::LruHashMap(pinned("TRANSIENT_V4")?).try_into()?,
+            transient_v6: Map::LruHashMap(pinned("TRANSIENT_V6")?).try_into()?,
+            lingering: Map::HashMap(pinned("LINGERING")?).try_into()?,
+            paces: Map::LruHashMap(pinned("PACES")?).try_into()?,
             tables: Tables::open(&pins.directory)?,
             slot_tallies: array("SLOT_TALLIES")?.try_into()?,
             backend_tallies: array("BACKEND_TALLIES")?.try_into()?,
@@ -218,43 +305,92 @@ impl Program {
     }
 
     /// Makes the kernel's tables those, with nothing left of what was there before.
-    pub(crate) fn fill(&mut self, wanted: &HostTables) -> Result<()> {
+    pub(crate) fn fill<F: Side>(&mut self, wanted: &HostTables<F>) -> Result<()> {
         self.clear()?;
         let tables = &mut self.tables;
         tables.set_gateway(Gateway {
             layout: LAYOUT,
             next_hop_generation: wanted.next_hop_generation,
+            first_port: wanted.ports.0,
+            last_port: wanted.ports.1,
         })?;
+        let either = |address: F::Address| ip(address.widen());
+        let mut filter: BTreeMap<u32, u64> = BTreeMap::new();
         for (key, service) in &wanted.services {
-            tables.set_service(*key, *service)?;
+            tables.set_service(ServiceKey::new(key.vip().map(either)), *service)?;
+            if service.id != NOBODY {
+                let FilterBit { word, bit } = FilterBit::of_service(key.vip());
+                *filter.entry(word).or_default() |= bit;
+            }
         }
-        for (network, prefix) in &wanted.allowed {
-            tables.allow(*network, *prefix)?;
+        for ((service, network, prefix), access) in &wanted.access {
+            let network = ip(*network);
+            let prefix = if network.is_ipv4() {
+                prefix - 96
+            } else {
+                *prefix
+            };
+            tables.set_access(*service, network, prefix, *access)?;
         }
         for (slot, member) in &wanted.members {
             tables.set_member(*slot, *member)?;
         }
         for (id, backend) in &wanted.backends {
             tables.set_backend(*id, *backend)?;
+            let endpoint = backend.endpoint().map(F::Address::narrow);
+            let FilterBit { word, bit } = FilterBit::of_backend(endpoint);
+            *filter.entry(word).or_default() |= bit;
+        }
+        for (word, bits) in filter {
+            tables.set_filter(word, bits)?;
         }
         for (id, ring) in &wanted.rings {
             tables.set_ring(*id, ring)?;
         }
         for (key, flow) in wanted.established_flows() {
-            tables.set_established(key, flow)?;
+            tables.set_established(key.map(either), flow.map(either))?;
         }
         for (key, flow) in wanted.transient_flows() {
-            tables.set_transient(key, flow)?;
+            self.set_transient(key.map(either), flow.map(either))?;
         }
         for slot in used_slots() {
-            let tally = lb_common::tables::Tables::slot_tally(wanted, slot).unwrap_or_default();
+            let tally =
+                lb_common::tables::Tables::<F>::slot_tally(wanted, slot).unwrap_or_default();
             self.slot_tallies.set(u32::from(slot.0), tally, 0)?;
         }
         for id in used_backends() {
-            let tally = lb_common::tables::Tables::backend_tally(wanted, id).unwrap_or_default();
+            let tally =
+                lb_common::tables::Tables::<F>::backend_tally(wanted, id).unwrap_or_default();
             self.backend_tallies.set(u32::from(id.0), tally, 0)?;
         }
         self.reasons_before = self.tables.reasons()?.into_iter().collect();
+        Ok(())
+    }
+
+    /// Replaces a half-open or ended flow.
+    pub(crate) fn set_transient(&mut self, key: FlowKey<IpAddr>, flow: Flow<IpAddr>) -> Result<()> {
+        match key.source {
+            IpAddr::V4(_) => {
+                let narrow = |address: IpAddr| V4Address::narrow(address.widen());
+                self.transient_v4
+                    .insert(key.map(narrow), flow.map(narrow), 0)?;
+            }
+            IpAddr::V6(_) => {
+                let (key, flow) = (key.map(|it| it.widen()), flow.map(|it| it.widen()));
+                self.transient_v6.insert(key, flow, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes frames of some interfaces leave by others, with VLAN tags.
+    pub(crate) fn set_trunks(&mut self, trunks: &BTreeMap<u32, Trunk>) -> Result<()> {
+        for interface in self.tables.trunks()?.into_keys() {
+            self.tables.remove_trunk(interface)?;
+        }
+        for (interface, trunk) in trunks {
+            self.tables.set_trunk(*interface, *trunk)?;
+        }
         Ok(())
     }
 
@@ -303,8 +439,25 @@ impl Program {
         for (key, _) in self.tables.services()? {
             self.tables.remove_service(key)?;
         }
-        for (network, prefix) in self.tables.allowed()? {
-            self.tables.disallow(network, prefix)?;
+        for vip in self.tables.vips()? {
+            self.tables.remove_vip(vip)?;
+        }
+        for (service, network, prefix) in self.tables.access()?.into_keys() {
+            self.tables.remove_access(service, network, prefix)?;
+        }
+        for word in self.tables.filter()?.into_keys() {
+            self.tables.set_filter(word, 0)?;
+        }
+        for source in self.tables.sources()?.into_keys() {
+            self.tables.remove_source(&source)?;
+        }
+        let lingering: Vec<_> = self.lingering.keys().collect::<Result<_, _>>()?;
+        for key in lingering {
+            self.lingering.remove(&key)?;
+        }
+        let paces: Vec<_> = self.paces.keys().collect::<Result<_, _>>()?;
+        for key in paces {
+            self.paces.remove(&key)?;
         }
         for slot in used_slots() {
             self.tables.set_member(slot, Member::default())?;
@@ -334,7 +487,7 @@ fn used_backends() -> impl Iterator<Item = BackendId> {
 }
 
 /// A flow without what differs from run to run: the time, and addresses of a way that is not known.
-pub(crate) fn timeless(mut flow: Flow<[u8; 4]>) -> Flow<[u8; 4]> {
+pub(crate) fn timeless<A>(mut flow: Flow<A>) -> Flow<A> {
     flow.last_seen = Tick(0);
     if flow.next_hop.interface == 0 {
         flow.next_hop = NextHop::default();
@@ -351,7 +504,8 @@ fn unique_name() -> String {
 
 /// A gateway with a link to each side, whose far ends nobody uses.
 fn lay_out(namespace: &Namespace) -> Result<()> {
-    namespace.run("sysctl -qw net.ipv4.ip_forward=1")?;
+    namespace.run("ip link set lo up")?;
+    namespace.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
     let sides = [
         ("client", CLIENT_SIDE, "10.71.0.1/24", 71),
         ("backend", BACKEND_SIDE, "10.72.0.1/24", 72),
@@ -364,6 +518,12 @@ fn lay_out(namespace: &Namespace) -> Result<()> {
         namespace.run(&format!("ip link set {name}-far up"))?;
         namespace.run(&format!("ip link set {name} up"))?;
         namespace.run(&format!("ip address add {address} dev {name}"))?;
+        let address_v6 = twin(if network == 71 {
+            Ipv4Addr::new(10, 71, 0, 1)
+        } else {
+            GATEWAY
+        });
+        namespace.run(&format!("ip address add {address_v6}/64 dev {name} nodad"))?;
         for number in 0..NEIGHBOURS {
             let it = if network == 71 {
                 client(number)
@@ -375,7 +535,24 @@ fn lay_out(namespace: &Namespace) -> Result<()> {
                 "ip neighbour add {} lladdr {mac} dev {name} nud permanent",
                 it.ip()
             ))?;
+            namespace.run(&format!(
+                "ip neighbour add {} lladdr {mac} dev {name} nud permanent",
+                twin(*it.ip())
+            ))?;
         }
+    }
+    // What lies behind a router, which is one of the backends.
+    for (network, router) in [("10.74.0.0/24", backend(2).ip().to_string())] {
+        namespace.run(&format!("ip route add {network} via {router}"))?;
+    }
+    let router = twin(*backend(2).ip());
+    let network = twin(Ipv4Addr::new(10, 74, 0, 0));
+    namespace.run(&format!("ip route add {network}/64 via {router}"))?;
+    let (narrow, mtu) = (backend(NARROW.0), NARROW.1);
+    for address in [narrow.ip().to_string(), twin(*narrow.ip()).to_string()] {
+        namespace.run(&format!(
+            "ip route add {address} dev backend mtu lock {mtu}"
+        ))?;
     }
     Ok(())
 }
