@@ -29,6 +29,7 @@ pub mod flow;
 pub mod gateway;
 pub mod limits;
 pub mod member;
+mod next_hop;
 pub mod pipeline;
 #[cfg(feature = "user")]
 mod pod;

@@ -1,18 +1,17 @@
 //! The kernel's tables as typed handles, opened from their pins.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use aya::Pod;
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::backend::Backend;
-use lb_common::family::{Address as WordAddress, V4Address, V6Address, WideAddress, ip};
-use lb_common::flow::{Endpoint, Flow, FlowKey, Tick};
+use lb_common::family::{V4Address, V6Address, WideAddress};
+use lb_common::flow::{Flow, FlowKey, Tick};
 use lb_common::gateway::Gateway;
-use lb_common::limits::{FILTER_WORDS, LINGER, RING_SIZE};
+use lb_common::limits::{FILTER_WORDS, RING_SIZE};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::reason::Reason;
 use lb_common::service::{Access, Algorithm, Service, ServiceId, ServiceKey};
@@ -20,7 +19,11 @@ use lb_common::source::{SourceKey, SourceTally};
 use lb_common::tally::{Tally, Traffic};
 use lb_common::trunk::Trunk;
 
+use self::entries::*;
 use crate::engine::kernel::{AccessLists, Flows};
+
+mod entries;
+mod sources;
 
 /// The flows of one family's table.
 type FlowMap<A> = HashMap<MapData, FlowKey<A>, Flow<A>>;
@@ -247,10 +250,11 @@ impl Tables {
 
     /// Writes a service.
     pub fn set_service(&mut self, key: ServiceKey<IpAddr>, service: Service) -> Result<()> {
-        Ok(match key.vip().address {
+        match key.vip().address {
             IpAddr::V4(_) => self.services_v4.insert(narrow_service(key), service, ANY)?,
             IpAddr::V6(_) => self.services_v6.insert(narrow_service(key), service, ANY)?,
-        })
+        }
+        Ok(())
     }
 
     /// Removes a service.
@@ -316,7 +320,7 @@ impl Tables {
     ) -> Result<()> {
         let length = SERVICE_BITS + u32::from(prefix);
         let access = access as u8;
-        Ok(match network {
+        match network {
             IpAddr::V4(network) => {
                 let key = Prefix::new(length, list_key_v4(service, network));
                 self.access_v4.insert(&key, access, ANY)?;
@@ -325,7 +329,8 @@ impl Tables {
                 let key = Prefix::new(length, list_key_v6(service, network));
                 self.access_v6.insert(&key, access, ANY)?;
             }
-        })
+        }
+        Ok(())
     }
 
     /// Takes a network out of a service's access lists.
@@ -345,14 +350,15 @@ impl Tables {
 
     /// Replaces an established flow.
     pub fn set_established(&mut self, key: FlowKey<IpAddr>, flow: Flow<IpAddr>) -> Result<()> {
-        Ok(match key.source {
+        match key.source {
             IpAddr::V4(_) => self
                 .established_v4
                 .insert(narrow_key(key), narrow_flow(flow), ANY)?,
             IpAddr::V6(_) => self
                 .established_v6
                 .insert(narrow_key(key), narrow_flow(flow), ANY)?,
-        })
+        }
+        Ok(())
     }
 
     /// Removes an established flow; tells whether it was there.
@@ -370,149 +376,6 @@ impl Tables {
             IpAddr::V6(_) => self.transient_v6.remove(&narrow_key(*key)),
         })
     }
-
-    /// Keeps the port of a full-nat connection's replies from now on, for as long as the backend
-    /// may remember it.
-    pub fn linger(&mut self, reply_key: FlowKey<IpAddr>, now: Tick) -> Result<()> {
-        let key = reply_key.map(IpAddr::widen);
-        Ok(self.lingering.insert(key, now, ANY)?)
-    }
-
-    /// Frees the ports that no backend remembers any more.
-    pub fn free_ports(&mut self, now: Tick) -> Result<()> {
-        let mut free = Vec::new();
-        for entry in self.lingering.iter().take(MOST_STEPS) {
-            let (key, since) = entry?;
-            if now.since(since) >= LINGER.0 {
-                free.push(key);
-            }
-        }
-        for key in free {
-            gone_is_fine(self.lingering.remove(&key))?;
-        }
-        Ok(())
-    }
-
-    /// What is counted for each client address: by the kernel, and by the controller.
-    pub fn sources(&self) -> Result<BTreeMap<SourceKey, (SourceTally, u64)>> {
-        let mut sources: BTreeMap<SourceKey, (SourceTally, u64)> = BTreeMap::new();
-        for entry in self.sources.iter().take(MOST_STEPS) {
-            let (key, tally) = entry?;
-            sources.entry(key).or_default().0 = tally;
-        }
-        for entry in self.sources_reaped.iter().take(MOST_STEPS) {
-            let (key, reaped) = entry?;
-            sources.entry(key).or_default().1 = reaped;
-        }
-        Ok(sources)
-    }
-
-    /// Writes what the controller counts for a client address.
-    pub fn set_source_reaped(&mut self, source: &SourceKey, reaped: u64) -> Result<()> {
-        Ok(self.sources_reaped.insert(source, reaped, ANY)?)
-    }
-
-    /// What the controller counts for a client address.
-    pub fn source_reaped(&self, source: &SourceKey) -> Result<u64> {
-        match self.sources_reaped.get(source, ANY) {
-            Ok(reaped) => Ok(reaped),
-            Err(MapError::KeyNotFound) => Ok(0),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Whether the kernel counts the connections of a client address.
-    pub fn counts_source(&self, source: &SourceKey) -> Result<bool> {
-        match self.sources.get(source, ANY) {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Forgets a client address.
-    pub fn remove_source(&mut self, source: &SourceKey) -> Result<()> {
-        gone_is_fine(self.sources.remove(source))?;
-        gone_is_fine(self.sources_reaped.remove(source))
-    }
-}
-
-/// More entries than any table has.
-const MOST_STEPS: usize = 1 << 24;
-/// The bits of the service's number in front of an address in the access lists.
-const SERVICE_BITS: u32 = 16;
-/// The port of an entry that only tells that its address is a VIP.
-const VIP_PORT: [u8; 2] = [0, 0];
-
-/// Walks a table that the kernel changes meanwhile. When the entry that the walk stands on goes,
-/// the kernel starts over; hence the limit, and the collection by key.
-fn collect<A: WordAddress>(table: &FlowMap<A>, flows: &mut Flows) -> Result<()>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-{
-    for entry in table.iter().take(MOST_STEPS) {
-        let (key, flow) = entry?;
-        let either = |address: A| ip(address.widen());
-        flows.insert(key.map(either), flow.map(either));
-    }
-    Ok(())
-}
-
-fn collect_services<A: WordAddress>(
-    table: &ServiceMap<A>,
-    services: &mut Vec<(ServiceKey<IpAddr>, Service)>,
-) -> Result<()>
-where
-    ServiceKey<A>: Pod,
-{
-    for entry in table.iter() {
-        let (key, service) = entry?;
-        let vip = key.vip().map(|address| ip(address.widen()));
-        services.push((ServiceKey::new(vip), service));
-    }
-    Ok(())
-}
-
-fn narrow_key<A: WordAddress>(key: FlowKey<IpAddr>) -> FlowKey<A> {
-    key.map(|address| A::narrow(address.widen()))
-}
-
-fn narrow_flow<A: WordAddress>(flow: Flow<IpAddr>) -> Flow<A> {
-    flow.map(|address| A::narrow(address.widen()))
-}
-
-fn narrow_service<A: WordAddress>(key: ServiceKey<IpAddr>) -> ServiceKey<A> {
-    ServiceKey::new(key.vip().map(|address| A::narrow(address.widen())))
-}
-
-fn vip_key(vip: IpAddr) -> ServiceKey<IpAddr> {
-    ServiceKey::new(Endpoint {
-        address: vip,
-        port: VIP_PORT,
-    })
-}
-
-fn list_key_v4(service: ServiceId, network: Ipv4Addr) -> [u8; 6] {
-    let mut key = [0; 6];
-    key[..2].copy_from_slice(&service.0.to_be_bytes());
-    key[2..].copy_from_slice(&network.octets());
-    key
-}
-
-fn list_key_v6(service: ServiceId, network: Ipv6Addr) -> [u8; 18] {
-    let mut key = [0; 18];
-    key[..2].copy_from_slice(&service.0.to_be_bytes());
-    key[2..].copy_from_slice(&network.octets());
-    key
-}
-
-fn service_id(bytes: [u8; 2]) -> ServiceId {
-    ServiceId(u16::from_be_bytes(bytes))
-}
-
-fn prefix(length: u32) -> u8 {
-    u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX)
 }
 
 fn was_there(removed: Result<(), MapError>) -> Result<bool> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lb_common::member::BackendId;
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,10 +15,9 @@ use super::bpf::{self, Datapath};
 use super::bpf_tables::Tables;
 use super::network::Network;
 use super::network::changes::watch_changes;
-use super::network::outgoing::kernel_port_range;
 use super::probe::Target;
 use super::prober::{self, Question};
-use super::surroundings::look_round;
+use super::surroundings::{check_ports, look_round};
 use super::walker::{self, Job};
 use super::{clock, control, host, metrics_http, privileges, restore};
 use crate::config::{self, Config};
@@ -52,8 +51,7 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     };
     let (events, mut inbox) = mpsc::channel(1024);
     let mut controller = Controller::new(config, &datapath, events.clone(), started)?;
-    let surroundings = look_round(&network, controller.engine.config()).await;
-    controller.step(Event::NextHopsChanged(surroundings));
+    controller.look_round(&network).await;
     host::take_vips(&network, controller.engine.config()).await?;
 
     let (suspects, mut suspected) = mpsc::channel(256);
@@ -77,8 +75,7 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
             Some(event) = inbox.recv() => event,
             Some(slot) = suspected.recv() => Event::Suspected(slot),
             Some(()) = changed.recv() => {
-                let surroundings = look_round(&network, controller.engine.config()).await;
-                controller.step(Event::NextHopsChanged(surroundings));
+                controller.look_round(&network).await;
                 host::keep_vips(&network, controller.engine.config()).await;
                 continue;
             }
@@ -105,12 +102,6 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     controller.probers.clear();
     tokio::time::sleep(FAREWELL).await;
     Ok(())
-}
-
-/// Refuses a configuration whose full-nat ports the kernel gives to others.
-fn check_ports(config: &Config) -> Result<()> {
-    let kernel = kernel_port_range().context("cannot read net.ipv4.ip_local_port_range")?;
-    config::refuse_shared_ports(config, kernel).map_err(anyhow::Error::msg)
 }
 
 /// The engine and its hands.
@@ -182,6 +173,11 @@ impl Controller {
         self.perform(effects);
     }
 
+    async fn look_round(&mut self, network: &Network) {
+        let surroundings = look_round(network, self.engine.config()).await;
+        self.step(Event::NextHopsChanged(surroundings));
+    }
+
     fn perform(&mut self, effects: Vec<Effect>) {
         let mut is_written = true;
         for effect in effects {
@@ -232,12 +228,10 @@ impl Controller {
             Write::RemoveTrunk(interface) => tables.remove_trunk(interface),
             Write::Vip(vip) => tables.set_vip(vip),
             Write::RemoveVip(vip) => tables.remove_vip(vip),
-            Write::Access(service, network, prefix, access) => {
-                tables.set_access(service, network, prefix, access)
+            Write::Access(id, network, prefix, access) => {
+                tables.set_access(id, network, prefix, access)
             }
-            Write::RemoveAccess(service, network, prefix) => {
-                tables.remove_access(service, network, prefix)
-            }
+            Write::RemoveAccess(id, network, prefix) => tables.remove_access(id, network, prefix),
             Write::Service(key, service) => tables.set_service(key, service),
             Write::RemoveService(key) => tables.remove_service(key),
         };

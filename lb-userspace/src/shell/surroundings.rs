@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lb_common::trunk::Trunk;
 use lb_common::wire::EgressTags;
 use log::warn;
 
 use super::network::Network;
-use super::network::outgoing::source_address;
+use super::network::outgoing::{kernel_port_range, source_address};
 use super::network::vlans::{Tag, Vlan};
-use crate::config::{Config, Forwarding};
+use crate::config::{self, Config, Forwarding};
 use crate::engine::kernel::Surroundings;
 
 /// The tag protocol of a provider's outer tag (802.1ad).
 const SERVICE_TAG: u16 = 0x88a8;
+
+/// Refuses a configuration whose full-nat ports the kernel gives to others.
+pub fn check_ports(config: &Config) -> Result<()> {
+    let kernel = kernel_port_range().context("cannot read net.ipv4.ip_local_port_range")?;
+    config::refuse_shared_ports(config, kernel).map_err(anyhow::Error::msg)
+}
 
 /// Looks at VLAN devices, and at the host's own addresses towards the backends of full-nat
 /// services.

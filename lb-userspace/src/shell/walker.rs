@@ -8,23 +8,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use lb_common::family::Address as _;
 use lb_common::flow::{Direction, Flow, FlowKey};
 use lb_common::member::Slot;
-use lb_common::service::{Forwarding, ServiceId};
-use lb_common::source::{SourceKey, SourceTally};
+use lb_common::service::Forwarding;
+use lb_common::source::SourceKey;
 use log::warn;
 use tokio::sync::{mpsc, oneshot};
 
+use self::sources::source_of;
 use super::bpf_tables::Tables;
 use super::resets::{Probe, Reset, ResetSender};
 use super::{clock, restore};
 use crate::engine::effect::Effect;
 use crate::engine::event::{Asker, Event};
 use crate::engine::kernel::{Address, Flows, socket_address};
-use crate::engine::recount::client_side;
-use crate::engine::recount::sources::{Correction, settle_sources};
 use crate::protocol::ClientRef;
+
+mod sources;
 
 /// After this pause those who have not heard the RST are asked for a segment that runs into one.
 const SECOND_CALL: Duration = Duration::from_millis(200);
@@ -283,57 +283,6 @@ impl Walker {
         })
     }
 
-    /// Takes ended connections from what is counted for their clients' addresses, if it is.
-    fn release_sources(&mut self, ended: &BTreeMap<SourceKey, u64>) -> Result<()> {
-        for (source, connections) in ended {
-            if self.tables.counts_source(source)? {
-                let reaped = self.tables.source_reaped(source)?;
-                self.tables
-                    .set_source_reaped(source, reaped.wrapping_add(*connections))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Holds what is counted for client addresses against the flows.
-    fn recount_sources(
-        &mut self,
-        counted: &BTreeMap<SourceKey, (SourceTally, u64)>,
-        established: &Flows,
-    ) -> Result<()> {
-        let limited: HashSet<ServiceId> = self.limited_services()?;
-        let mut found: BTreeMap<SourceKey, u64> = BTreeMap::new();
-        let mut generations = HashMap::new();
-        for (key, flow) in client_side(established) {
-            if !limited.contains(&flow.slot.service()) {
-                continue;
-            }
-            let generation = match generations.get(&flow.slot) {
-                Some(generation) => *generation,
-                None => self.tables.member(flow.slot)?.generation,
-            };
-            generations.insert(flow.slot, generation);
-            if flow.generation == generation {
-                *found.entry(source_of(key, flow)).or_default() += 1;
-            }
-        }
-        for correction in settle_sources(counted, &found, &mut self.miscounted) {
-            match correction {
-                Correction::Reaped(source, reaped) => {
-                    self.tables.set_source_reaped(&source, reaped)?;
-                }
-                Correction::Gone(source) => self.tables.remove_source(&source)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn limited_services(&self) -> Result<HashSet<ServiceId>> {
-        let services = self.tables.services()?.into_iter();
-        let limited = services.filter(|(_, service)| service.source_connections != 0);
-        Ok(limited.map(|(_, service)| service.id).collect())
-    }
-
     /// Gives flows the generation that no member has, so that their next packet meets an RST.
     fn disown(
         &mut self,
@@ -376,11 +325,6 @@ impl Walker {
             .blocking_send(event)
             .context("the controller is gone")
     }
-}
-
-/// Whose connection a flow to a backend is.
-fn source_of(key: &FlowKey<Address>, flow: &Flow<Address>) -> SourceKey {
-    SourceKey::new(flow.slot.service(), key.source.widen())
 }
 
 /// Both ends of the connection of a flow to a backend: the client, and the backend if its flow is

@@ -1,0 +1,90 @@
+//! Entries of either family, between the kernel's form and the controller's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+use aya::Pod;
+use lb_common::family::{Address as WordAddress, ip};
+use lb_common::flow::{Endpoint, Flow, FlowKey};
+use lb_common::service::{Service, ServiceId, ServiceKey};
+
+use super::{FlowMap, ServiceMap};
+use crate::engine::kernel::Flows;
+
+/// More entries than any table has.
+pub(super) const MOST_STEPS: usize = 1 << 24;
+/// The bits of the service's number in front of an address in the access lists.
+pub(super) const SERVICE_BITS: u32 = 16;
+/// The port of an entry that only tells that its address is a VIP.
+pub(super) const VIP_PORT: [u8; 2] = [0, 0];
+
+/// Walks a table that the kernel changes meanwhile. When the entry that the walk stands on goes,
+/// the kernel starts over; hence the limit, and the collection by key.
+pub(super) fn collect<A: WordAddress>(table: &FlowMap<A>, flows: &mut Flows) -> Result<()>
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+{
+    for entry in table.iter().take(MOST_STEPS) {
+        let (key, flow) = entry?;
+        let either = |address: A| ip(address.widen());
+        flows.insert(key.map(either), flow.map(either));
+    }
+    Ok(())
+}
+
+pub(super) fn collect_services<A: WordAddress>(
+    table: &ServiceMap<A>,
+    services: &mut Vec<(ServiceKey<IpAddr>, Service)>,
+) -> Result<()>
+where
+    ServiceKey<A>: Pod,
+{
+    for entry in table.iter() {
+        let (key, service) = entry?;
+        let vip = key.vip().map(|address| ip(address.widen()));
+        services.push((ServiceKey::new(vip), service));
+    }
+    Ok(())
+}
+
+pub(super) fn narrow_key<A: WordAddress>(key: FlowKey<IpAddr>) -> FlowKey<A> {
+    key.map(|address| A::narrow(address.widen()))
+}
+
+pub(super) fn narrow_flow<A: WordAddress>(flow: Flow<IpAddr>) -> Flow<A> {
+    flow.map(|address| A::narrow(address.widen()))
+}
+
+pub(super) fn narrow_service<A: WordAddress>(key: ServiceKey<IpAddr>) -> ServiceKey<A> {
+    ServiceKey::new(key.vip().map(|address| A::narrow(address.widen())))
+}
+
+pub(super) fn vip_key(vip: IpAddr) -> ServiceKey<IpAddr> {
+    ServiceKey::new(Endpoint {
+        address: vip,
+        port: VIP_PORT,
+    })
+}
+
+pub(super) fn list_key_v4(service: ServiceId, network: Ipv4Addr) -> [u8; 6] {
+    let mut key = [0; 6];
+    key[..2].copy_from_slice(&service.0.to_be_bytes());
+    key[2..].copy_from_slice(&network.octets());
+    key
+}
+
+pub(super) fn list_key_v6(service: ServiceId, network: Ipv6Addr) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..2].copy_from_slice(&service.0.to_be_bytes());
+    key[2..].copy_from_slice(&network.octets());
+    key
+}
+
+pub(super) fn service_id(bytes: [u8; 2]) -> ServiceId {
+    ServiceId(u16::from_be_bytes(bytes))
+}
+
+pub(super) fn prefix(length: u32) -> u8 {
+    u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX)
+}
