@@ -75,7 +75,7 @@ fn try_every_value_of_every_header_byte<F: Side>() -> Result<()> {
     program::with_program(|program| {
         for whole in specimens::<F>() {
             program.fill(&tables::<F>())?;
-            for at in 0..whole.len().min(66) {
+            for at in 0..whole.len().min(86) {
                 for value in 0..=u8::MAX {
                     let mut frame = whole.clone();
                     frame[at] = value;
@@ -174,6 +174,10 @@ fn is_ours<F: Side>(program: &Program, frame: &[u8]) -> Result<bool> {
     } else {
         (narrow(8), narrow(24))
     };
+    if protocol == F::ICMP && ip.get(length).is_some_and(|kind| F::is_error(*kind)) {
+        // It may be about one of ours.
+        return Ok(true);
+    }
     if protocol != 6 {
         return Ok(false);
     }
@@ -256,6 +260,15 @@ fn specimens<F: Side>() -> Vec<Vec<u8>> {
         syn, answer, data, reply, optional, fragment, reset, fin, stranger,
     ];
     let mut frames: Vec<_> = segments.iter().map(F::frame).collect();
+    // A report about the SYN, as it left for the backend.
+    let quoted = Segment::syn(client(0), backend(1)).frame::<F>();
+    let around = Segment::between(backend(8), client(0));
+    frames.push(F::icmp(
+        &around,
+        F::TOO_BIG,
+        [0, 0, 5, 20],
+        &quoted[ETHERNET..],
+    ));
     frames.push(with_tags(&frames[0], &[(CUSTOMER, 7)]));
     frames.push(with_tags(&frames[2], &[(SERVICE, 7), (CUSTOMER, 8)]));
     frames

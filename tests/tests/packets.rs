@@ -654,16 +654,6 @@ fn not_ours() -> Vec<Fixture<V4>> {
         frame[at] = value;
         frame
     };
-    let with_options = |target| {
-        let mut segment = Segment::syn(client(0), target);
-        segment.ip_options = vec![148, 4, 0, 0];
-        segment.frame::<F>()
-    };
-    let fragment = |target, offset| {
-        let mut segment = Segment::syn(client(0), target);
-        segment.fragment = offset;
-        segment.frame::<F>()
-    };
     let mut fixtures = vec![
         it("what is no IPv4 is not ours", of(1))
             .passes(changed(13, 0x06), Reason::NotIp)
@@ -693,16 +683,6 @@ fn not_ours() -> Vec<Fixture<V4>> {
                 down().to(client(1)).flags(SYN | ACK).frame::<F>(),
                 Reason::NotOurs,
             ),
-        it(
-            "fragments and options are dropped when a service is meant, and passed when not (IPv4)",
-            of(1),
-        )
-        .drops(fragment(vip(0), FIRST_FRAGMENT), Reason::Fragment)
-        .passes(fragment(vip(1), FIRST_FRAGMENT), Reason::NotOurs)
-        .drops(fragment(vip(0), 100), Reason::Fragment)
-        .passes(fragment(vip(1), 100), Reason::NotOurs)
-        .drops(with_options(vip(0)), Reason::IpOptions)
-        .passes(with_options(vip(1)), Reason::NotOurs),
     ];
     let whole = syn().frame::<F>();
     let cut = it(

@@ -542,10 +542,9 @@ fn lay_out(namespace: &Namespace) -> Result<()> {
         }
     }
     // What lies behind a router, which is one of the backends.
-    for (network, router) in [("10.74.0.0/24", backend(2).ip().to_string())] {
-        namespace.run(&format!("ip route add {network} via {router}"))?;
-    }
-    let router = twin(*backend(2).ip());
+    let router = *backend(2).ip();
+    namespace.run(&format!("ip route add 10.74.0.0/24 via {router}"))?;
+    let router = twin(router);
     let network = twin(Ipv4Addr::new(10, 74, 0, 0));
     namespace.run(&format!("ip route add {network}/64 via {router}"))?;
     let (narrow, mtu) = (backend(NARROW.0), NARROW.1);
