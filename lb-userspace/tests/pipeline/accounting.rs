@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lb_common::family::Address;
 use lb_common::flow::{Direction, Phase};
 use lb_common::member::{BackendId, Slot};
 use lb_common::reason::Reason;
@@ -169,7 +170,9 @@ fn happen(world: &mut World, happening: Happening) -> Option<Result<(), Reason>>
 /// A forwarded packet changes one end, to what its member stands for.
 fn check_route(world: &World, came: &Segment, went: &Segment, slot: Slot, direction: Direction) {
     let member = world.tables.members[&slot];
-    let of_backend = world.tables.backends[&member.backend].endpoint;
+    let of_backend = world.tables.backends[&member.backend]
+        .endpoint()
+        .map(Address::narrow);
     match direction {
         Direction::ToBackend => {
             assert_eq!(endpoint(went.destination), of_backend);

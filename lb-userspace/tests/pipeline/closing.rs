@@ -6,7 +6,7 @@ use pglb_tests::packets::{ACK, FIN, RST, SYN, Segment};
 
 use crate::world::{Connection, SECOND, World, backend, client, key, slot, vip};
 
-fn keys(connection: &Connection) -> [lb_common::flow::FlowKey<[u8; 4]>; 2] {
+fn keys(connection: &Connection) -> [lb_common::flow::FlowKey<lb_common::family::V4Address>; 2] {
     [
         key(connection.client, connection.vip),
         key(connection.backend, connection.client),

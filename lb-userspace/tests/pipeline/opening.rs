@@ -62,6 +62,20 @@ fn data_before_the_handshake_is_done_is_refused() {
 }
 
 #[test]
+fn only_an_acknowledgment_of_the_syn_ack_establishes() {
+    let mut world = World::of(1);
+    let connection = world.open_half(client(0), vip(0));
+    for guess in [0, 7_000, 7_001 + 65_536, 7_001 + (1 << 31)] {
+        let answer = connection.up().ack(guess);
+        assert_eq!(world.send(&answer).unwrap_err(), Reason::UnknownSegment);
+    }
+    assert_eq!(world.load(connection.slot), (1, 0));
+    // A backend that speaks first may have had more acknowledged.
+    world.send(&connection.up().ack(7_001 + 65_535)).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 1));
+}
+
+#[test]
 fn a_connection_goes_on_both_ways_with_its_times_and_numbers_noted() {
     let mut world = World::of(1);
     let connection = world.establish(client(0), vip(0));

@@ -1,7 +1,9 @@
 //! What is ours and cannot be served, and what is not ours.
 
+use lb_common::family::{Address, v4};
 use lb_common::member::BackendId;
 use lb_common::reason::Reason;
+use lb_common::service::{Access, ServiceId};
 use pglb_tests::packets::{ACK, FIN, PSH, RST, SYN, Segment};
 use proptest::prelude::*;
 
@@ -34,10 +36,12 @@ fn a_segment_of_no_connection_is_refused_and_an_rst_of_none_is_dropped() {
 #[test]
 fn a_client_that_the_allow_list_does_not_name_is_denied() {
     let mut world = World::of(1);
-    *world.service(0) = world.service(0).restricted(true);
+    *world.service(0) = world.service(0).restricted(Access::Deny);
     let syn = Segment::syn(client(0), vip(0));
     assert_eq!(world.send(&syn).unwrap_err(), Reason::Denied);
-    world.tables.allowed.insert(([0, 0, 10, 71, 0, 0], 16 + 24));
+    let network = v4([10, 71, 0, 0].into()).widen();
+    let entry = (ServiceId(0), network, 96 + 24);
+    world.tables.access.insert(entry, Access::Allow);
     assert!(world.send(&syn).is_ok());
     let stranger = Segment::syn("10.71.1.1:40000".parse().unwrap(), vip(0));
     assert_eq!(world.send(&stranger).unwrap_err(), Reason::Denied);
@@ -47,7 +51,7 @@ fn a_client_that_the_allow_list_does_not_name_is_denied() {
 fn a_narrower_allow_list_leaves_open_connections_alone() {
     let mut world = World::of(1);
     let connection = world.establish(client(0), vip(0));
-    *world.service(0) = world.service(0).restricted(true);
+    *world.service(0) = world.service(0).restricted(Access::Deny);
     assert!(world.send(&connection.up()).is_ok());
 }
 
@@ -129,7 +133,14 @@ fn a_full_table_refuses_new_connections_and_keeps_the_old() {
     }
     world.close(&connections[0]);
     assert!(world.send(&syn).is_ok());
-    assert!(world.send(&waiting.up()).is_ok());
+    // Who was refused is told so on both sides, and may come again.
+    assert_eq!(
+        world.send(&waiting.up()).unwrap_err(),
+        Reason::UnknownSegment
+    );
+    let answer = Segment::syn(client(9), backend(1)).syn_ack();
+    assert_eq!(world.send(&answer).unwrap_err(), Reason::Superseded);
+    world.establish(client(9), vip(0));
     assert_eq!(world.load(slot(0, 0)), (1, 2));
 }
 

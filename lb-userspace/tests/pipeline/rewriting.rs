@@ -1,6 +1,8 @@
 //! What the pipeline writes into a packet: all of it right, and nothing else.
 
-use lb_common::flow::{Direction, Endpoint};
+use lb_common::family::V4Address;
+use lb_common::flow::{Direction, Endpoint, Flow, FlowKey, Tick};
+use lb_common::member::Slot;
 use lb_common::rewrite::rewrite;
 use pglb_tests::packets::Segment;
 use proptest::prelude::*;
@@ -40,10 +42,23 @@ fn segments() -> impl Strategy<Value = Segment> {
     )
 }
 
-fn rewritten(segment: &Segment, direction: Direction, new: Endpoint<[u8; 4]>) -> Vec<u8> {
+fn rewritten(segment: &Segment, direction: Direction, new: Endpoint<V4Address>) -> Vec<u8> {
     let mut frame = segment.bytes();
-    on_headers(&mut frame, |packet| rewrite(packet, direction, new));
+    rewrite_frame(&mut frame, direction, new);
     frame
+}
+
+/// Gives a frame another receiver, or another sender.
+fn rewrite_frame(frame: &mut [u8], direction: Direction, new: Endpoint<V4Address>) {
+    on_headers(frame, |packet| {
+        let key = FlowKey::of(packet);
+        let leaving = match direction {
+            Direction::ToBackend => FlowKey::between(key.sender(), new),
+            Direction::ToClient => FlowKey::between(new, key.receiver()),
+        };
+        let flow = Flow::new(direction, &key, leaving, Slot(0), Tick(0));
+        rewrite(packet, &key, &flow);
+    });
 }
 
 proptest! {
@@ -77,7 +92,7 @@ proptest! {
                 Direction::ToClient => segment.source,
             };
             let mut frame = rewritten(&segment, direction, crate::world::endpoint(new));
-            on_headers(&mut frame, |packet| rewrite(packet, direction, crate::world::endpoint(old)));
+            rewrite_frame(&mut frame, direction, crate::world::endpoint(old));
             prop_assert_eq!(frame, segment.bytes());
         }
     }
@@ -95,7 +110,7 @@ proptest! {
         let sent = world.send(&segment).unwrap().segment;
         let mut expected = segment.to(backend(1));
         if is_known {
-            let way = world.tables.next_hops[&backend(1).ip().octets()];
+            let way = world.tables.next_hops[&lb_common::family::v4(*backend(1).ip())];
             let ttl = expected.ttl - 1;
             expected = expected.macs(way.source, way.destination).ttl(ttl);
         }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use lb_common::family::V4;
+use lb_common::family::{Address, V4, V4Address, v4};
 use lb_common::flow::{Direction, Endpoint, Flow, FlowKey, NextHop, Phase, Tick};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::pipeline::{Forward, decide};
@@ -11,7 +11,7 @@ use lb_common::refuse::refuse;
 use lb_common::service::{Algorithm, Service, ServiceId, ServiceKey};
 use lb_common::tables::Tables;
 use lb_common::tally::{Load, Tally};
-use lb_common::wire::{Ethernet, Headers, Ipv4, Tcp};
+use lb_common::wire::{Egress, Ethernet, Headers, Ipv4, Tcp};
 use lb_userspace::engine::host_tables::HostTables;
 use pglb_tests::packets::{ACK, FIN, HEADERS, RST, Segment};
 
@@ -37,22 +37,22 @@ pub(crate) fn slot(service: u8, index: u8) -> Slot {
     Slot::of(ServiceId(u16::from(service)), index)
 }
 
-pub(crate) fn endpoint(address: SocketAddrV4) -> Endpoint<[u8; 4]> {
+pub(crate) fn endpoint(address: SocketAddrV4) -> Endpoint<V4Address> {
     Endpoint {
-        address: address.ip().octets(),
+        address: v4(*address.ip()),
         port: address.port().to_be_bytes(),
     }
 }
 
 /// The key of the flow that carries packets from one end to the other.
-pub(crate) fn key(sender: SocketAddrV4, receiver: SocketAddrV4) -> FlowKey<[u8; 4]> {
+pub(crate) fn key(sender: SocketAddrV4, receiver: SocketAddrV4) -> FlowKey<V4Address> {
     FlowKey::between(endpoint(sender), endpoint(receiver))
 }
 
 /// Tables, and the time.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
-    pub(crate) tables: HostTables,
+    pub(crate) tables: HostTables<V4>,
     pub(crate) now: Tick,
 }
 
@@ -120,7 +120,7 @@ impl World {
             (member.generation, member.backend, member.weight) = (1, id, weight);
             self.tables.members.insert(slot(number, index), member);
             let row = self.tables.backends.entry(id).or_default();
-            row.endpoint = endpoint(self::backend(backend));
+            row.set_endpoint(endpoint(self::backend(backend)).map(Address::widen));
         }
         self.tables.rings.insert(id, (0..length).collect());
         let service = Service::new(id, length, algorithm, u32::from(length));
@@ -235,7 +235,7 @@ impl World {
     }
 
     /// The phase of a flow, and whether it is in the established table.
-    pub(crate) fn phase(&self, key: &FlowKey<[u8; 4]>) -> Option<(Phase, bool)> {
+    pub(crate) fn phase(&self, key: &FlowKey<V4Address>) -> Option<(Phase, bool)> {
         let established = self
             .tables
             .established_flows()
@@ -253,7 +253,7 @@ impl World {
         established.or(transient)
     }
 
-    pub(crate) fn flow(&self, key: &FlowKey<[u8; 4]>) -> Flow<[u8; 4]> {
+    pub(crate) fn flow(&self, key: &FlowKey<V4Address>) -> Flow<V4Address> {
         let established = self.tables.established_flows().get(key).copied();
         established
             .or_else(|| self.tables.transient_flows().get(key).copied())
@@ -263,13 +263,11 @@ impl World {
     /// Tells the routing tables the whole way to an address.
     pub(crate) fn route(&mut self, address: SocketAddrV4, interface: u32) -> NextHop {
         let [.., last] = address.ip().octets();
-        let way = NextHop {
-            interface,
-            destination: [0x02, 0, 0, 0, 1, last],
-            source: [0x02, 0, 0, 0, 2, last],
-            generation: 0,
-        };
-        self.tables.next_hops.insert(address.ip().octets(), way);
+        let mut way = NextHop::default();
+        way.interface = interface;
+        way.destination = [0x02, 0, 0, 0, 1, last];
+        way.source = [0x02, 0, 0, 0, 2, last];
+        self.tables.next_hops.insert(v4(*address.ip()), way);
         way
     }
 }
@@ -286,15 +284,21 @@ pub(crate) fn refusal(segment: &Segment) -> Segment {
 
 /// Works on the headers of a frame, as the kernel program does: on fixed arrays.
 pub(crate) fn on_headers<R>(frame: &mut [u8], work: impl FnOnce(&mut Headers<'_, V4>) -> R) -> R {
-    let mut ethernet = Ethernet(frame[..14].try_into().unwrap());
+    let mut ethernet = Ethernet {
+        destination: frame[..6].try_into().unwrap(),
+        source: frame[6..12].try_into().unwrap(),
+        kind: frame[12..14].try_into().unwrap(),
+    };
     let mut ip = Ipv4(frame[14..34].try_into().unwrap());
     let mut tcp = Tcp(frame[34..54].try_into().unwrap());
     let result = work(&mut Headers {
         ethernet: &mut ethernet,
         ip: &mut ip,
         tcp: &mut tcp,
+        egress: Egress::default(),
     });
-    frame[..14].copy_from_slice(&ethernet.0);
+    frame[..6].copy_from_slice(&ethernet.destination);
+    frame[6..12].copy_from_slice(&ethernet.source);
     frame[14..34].copy_from_slice(&ip.0);
     frame[34..54].copy_from_slice(&tcp.0);
     result
