@@ -1,7 +1,7 @@
 //! Full-nat: the port of the gateway that a connection leaves from.
 
 use crate::family::{Address, Family, mix};
-use crate::flow::{Direction, Endpoint, Flow, FlowKey, Tick};
+use crate::flow::{Direction, Endpoint, Flow, FlowKey, Phase, Tick};
 use crate::limits::PORT_ATTEMPTS;
 use crate::member::Slot;
 use crate::service::Forwarding;
@@ -84,7 +84,8 @@ fn frees<F: Family, T: Tables<F>>(
     if let Some(before) = tables.transient(reply_key) {
         let before_key = before.leaving.reversed();
         if before_key != *key {
-            if before.may_go_on(now) {
+            // One that was reset has lingered, and nobody went on with it.
+            if before.phase() != Phase::Reset && before.may_go_on(now) {
                 return false;
             }
             tables.forget(&before_key);
