@@ -4,7 +4,10 @@
 mod accounting;
 mod choosing;
 mod closing;
+mod errors;
+mod forwarding;
 mod opening;
 mod refusing;
 mod rewriting;
+mod site;
 mod world;
