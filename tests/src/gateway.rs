@@ -3,6 +3,7 @@
 use std::{
     env,
     fs::{self, File},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -17,7 +18,7 @@ use crate::{
     clock, command,
     process::{self, Signal},
     status::Status,
-    topology::{self, Network},
+    topology::{self, Host, Network},
 };
 
 /// A configuration, made from the demo's by replacing parts of its text.
@@ -44,6 +45,40 @@ impl Config {
         ensure!(self.text.contains(old), "the configuration has no {old:?}");
         self.text = self.text.replace(old, new);
         Ok(self)
+    }
+
+    /// Adds a line to every service.
+    pub fn with_service_line(mut self, line: &str) -> Self {
+        self.text = self
+            .text
+            .replace("[[service]]\n", &format!("[[service]]\n{line}\n"));
+        self
+    }
+
+    /// The configuration as it must be for a network: its family's addresses, its interfaces, and no host that is
+    /// not there.
+    pub fn fitted_to(&self, network: &Network) -> Self {
+        let is_there = |line: &&str| {
+            let name = line.trim_start().strip_prefix("{ name = \"");
+            let name = name.and_then(|rest| rest.split('"').next());
+            name.is_none_or(|name| network.hosts().iter().any(|host| host.name() == name))
+        };
+        let interfaces = format!("interfaces = {:?}", network.interfaces());
+        let line_of = |line| {
+            if str::starts_with(line, "interfaces") {
+                &interfaces
+            } else {
+                line
+            }
+        };
+        let lines: Vec<&str> = self.text.lines().filter(is_there).map(line_of).collect();
+        let vip = (IpAddr::V4(topology::VIP), network.address(topology::VIP));
+        let hosts = (11..).map(|last| Ipv4Addr::new(10, 72, 0, last).into());
+        let hosts = hosts.zip(network.hosts().iter().map(Host::address));
+        let replace = |text: String, (old, new)| text.replace(&quoted(old), &quoted(new));
+        Self {
+            text: hosts.chain([vip]).fold(lines.join("\n") + "\n", replace),
+        }
     }
 
     /// The text of the file.
@@ -282,6 +317,12 @@ pub fn find_binary() -> Result<PathBuf> {
         .map(|directory| directory.join("pglb"))
         .find(|path| path.is_file());
     found.context("pglb is not built: run `cargo build` first")
+}
+
+/// How an address begins in a configuration, up to its port.
+fn quoted(address: IpAddr) -> String {
+    let socket = SocketAddr::new(address, 0).to_string();
+    format!("\"{}", socket.trim_end_matches('0'))
 }
 
 /// Exit status of `pglb status` when the controller does not answer.

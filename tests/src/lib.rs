@@ -4,10 +4,14 @@
 //! owner in its name, so that [`topology::sweep`] finds what a killed owner left behind.
 //! This library does not use pglb's own code: it starts the binary and reads what that prints, as a user does.
 
+pub mod churn;
 pub mod clock;
 pub mod command;
+pub mod family;
+pub mod flood;
 pub mod frames;
 pub mod gateway;
+pub mod listener;
 pub mod namespace;
 pub mod packets;
 pub mod postgres;

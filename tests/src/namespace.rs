@@ -21,6 +21,8 @@ impl Namespace {
         let namespace = Self { name: name.into() };
         command::run(Command::new("ip").args(["netns", "add", &namespace.name]))?;
         namespace.run("ip link set lo up")?;
+        // Nobody else has the addresses of a test: they need not be asked for, which would take a second.
+        namespace.run("sysctl -qw net.ipv6.conf.default.accept_dad=0")?;
         Ok(namespace)
     }
 

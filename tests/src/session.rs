@@ -60,13 +60,40 @@ impl Session {
 
     /// Runs one statement, and returns the first column of its first row.
     pub fn ask(&mut self, statement: &str) -> io::Result<String> {
-        let length = u32::try_from(5 + statement.len()).map_err(io::Error::other)?;
-        let mut query = vec![b'Q'];
-        query.extend(length.to_be_bytes());
-        query.extend(statement.as_bytes());
-        query.push(0);
-        self.stream.write_all(&query)?;
+        self.send(b'Q', format!("{statement}\0").as_bytes())?;
         self.read_until_ready()
+    }
+
+    /// Copies the rows of a query out, and returns how many bytes they were.
+    pub fn copy_out(&mut self, query: &str) -> io::Result<u64> {
+        self.send(b'Q', format!("copy ({query}) to stdout\0").as_bytes())?;
+        let mut total = 0;
+        loop {
+            match self.receive()? {
+                (b'Z', _) => return Ok(total),
+                (b'd', row) => total += row.len() as u64,
+                (b'E', body) => return Err(io::Error::other(error_message(&body))),
+                _ => {}
+            }
+        }
+    }
+
+    /// Copies `rows` times the same row into a table.
+    pub fn copy_in(&mut self, table: &str, row: &str, rows: usize) -> io::Result<()> {
+        self.send(b'Q', format!("copy {table} from stdin\0").as_bytes())?;
+        loop {
+            match self.receive()? {
+                (b'G', _) => break,
+                (b'E', body) => return Err(io::Error::other(error_message(&body))),
+                _ => {}
+            }
+        }
+        let line = format!("{row}\n");
+        for _ in 0..rows {
+            self.send(b'd', line.as_bytes())?;
+        }
+        self.send(b'c', &[])?;
+        self.read_until_ready().map(drop)
     }
 
     /// The address of the server that answers.
@@ -99,14 +126,25 @@ impl Session {
         self.stream.write_all(&[b'X', 0, 0, 0, 4])
     }
 
+    fn send(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(4 + body.len()).map_err(io::Error::other)?;
+        let message = [&[kind], &length.to_be_bytes()[..], body].concat();
+        self.stream.write_all(&message)
+    }
+
+    fn receive(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let mut header = [0; 5];
+        self.stream.read_exact(&mut header)?;
+        let [kind, length @ ..] = header;
+        let mut body = vec![0; (u32::from_be_bytes(length) as usize).saturating_sub(4)];
+        self.stream.read_exact(&mut body)?;
+        Ok((kind, body))
+    }
+
     fn read_until_ready(&mut self) -> io::Result<String> {
         let mut value = String::new();
         loop {
-            let mut header = [0; 5];
-            self.stream.read_exact(&mut header)?;
-            let [kind, length @ ..] = header;
-            let mut body = vec![0; (u32::from_be_bytes(length) as usize).saturating_sub(4)];
-            self.stream.read_exact(&mut body)?;
+            let (kind, body) = self.receive()?;
             match kind {
                 b'Z' => return Ok(value),
                 b'D' if value.is_empty() => value = first_column(&body).unwrap_or_default(),

@@ -8,7 +8,7 @@ use crate::{
     gateway::{Config, Gateway},
     postgres::{Cluster, Options},
     session::Session,
-    topology::{Network, VIP},
+    topology::{Host, Network, Plan, VIP},
     traffic,
 };
 
@@ -16,9 +16,9 @@ use crate::{
 pub const RW: &str = "shop-rw";
 /// The demo's service for the replicas.
 pub const RO: &str = "shop-ro";
-/// Where [`RW`] answers.
+/// Where [`RW`] answers, over IPv4.
 pub const RW_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(VIP), 5432);
-/// Where [`RO`] answers.
+/// Where [`RO`] answers, over IPv4.
 pub const RO_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(VIP), 5433);
 /// Limit for anything that should take a second or two.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,9 +38,25 @@ impl Site {
     /// A network of three hosts, a cluster with these options, and pglb with this configuration, which has the
     /// demo's services; all backends are up.
     pub fn start(options: Options, config: &Config) -> Result<Self> {
-        let network = Network::build(3)?;
+        Self::of_plan(Plan::default(), options, config)
+    }
+
+    /// As [`Self::start`] with another network, to which the configuration is fitted.
+    pub fn of_plan(plan: Plan, options: Options, config: &Config) -> Result<Self> {
+        Self::prepared(plan, options, config, |_| Ok(()))
+    }
+
+    /// As [`Self::of_plan`], with something done to the network before pglb starts.
+    pub fn prepared(
+        plan: Plan,
+        options: Options,
+        config: &Config,
+        prepare: impl FnOnce(&Network) -> Result<()>,
+    ) -> Result<Self> {
+        let network = Network::of_plan(plan)?;
+        prepare(&network)?;
         let cluster = Cluster::start(&network, options)?;
-        let gateway = Gateway::start(&network, config)?;
+        let gateway = Gateway::start(&network, &config.fitted_to(&network))?;
         let site = Self {
             gateway,
             cluster,
@@ -50,12 +66,37 @@ impl Site {
         Ok(site)
     }
 
-    /// Waits until the primary serves [`RW`] and both replicas [`RO`].
+    /// Waits until the primary serves [`RW`] and every replica [`RO`], or the primary where there is none.
     pub fn await_all_up(&self) -> Result<()> {
-        self.gateway.await_eligible(RW, &["db1"], PATIENCE)?;
-        self.gateway
-            .await_eligible(RO, &["db2", "db3"], PATIENCE)
-            .map(drop)
+        let hosts: Vec<&str> = self.network.hosts().iter().map(Host::name).collect();
+        let (primary, replicas) = hosts.split_at(1);
+        self.gateway.await_eligible(RW, primary, PATIENCE)?;
+        let readers = if replicas.is_empty() {
+            primary
+        } else {
+            replicas
+        };
+        self.gateway.await_eligible(RO, readers, PATIENCE).map(drop)
+    }
+
+    /// Where [`RW`] answers, in the network's family.
+    pub fn rw(&self) -> SocketAddr {
+        (self.network.address(VIP), RW_ADDRESS.port()).into()
+    }
+
+    /// Where [`RO`] answers, in the network's family.
+    pub fn ro(&self) -> SocketAddr {
+        (self.network.address(VIP), RO_ADDRESS.port()).into()
+    }
+
+    /// Has pglb take another configuration, fitted to the network.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        self.gateway.reload(&config.fitted_to(&self.network))
+    }
+
+    /// The address of a database host, as it says itself.
+    pub fn host_address(&self, index: usize) -> String {
+        self.network.hosts()[index].address().to_string()
     }
 
     /// Opens sessions from the client that stay.

@@ -7,12 +7,16 @@
 //!
 //! The hosts hang on routed links, not on a bridge: XDP cannot redirect to a bridge. Senders compute their TCP
 //! checksums and receivers verify them, as on a wire: with offloads on, a wrong checksum would go unnoticed.
+//! A [`Plan`] says what else a network can look like.
+
+mod host;
+mod link;
+mod plan;
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -21,7 +25,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{command, namespace, namespace::Namespace, postgres};
+pub use self::{
+    host::Host,
+    plan::{Plan, Returns, Shape},
+};
+use self::{link::Link, plan::NARROW};
+use crate::{family::Family, namespace, namespace::Namespace, postgres};
 
 /// The address the client has from the start.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 10);
@@ -31,24 +40,34 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 1);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 100);
 /// The gateway's address towards the database hosts, and their default route.
 pub const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 72, 0, 1);
+/// The router's address, where one is between the client and the gateway.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 2);
 /// Where PostgreSQL listens.
 pub const PORT: u16 = 5432;
 
 /// The namespaces and their links; dropping it removes all of them and the directory.
 #[derive(Debug)]
 pub struct Network {
+    plan: Plan,
     client: Namespace,
     gateway: Namespace,
     hosts: Vec<Host>,
+    /// The bridge of [`Shape::Segment`], or the router of [`Shape::RouterToClient`].
+    _middle: Option<Namespace>,
     directory: Directory,
     name: String,
     _turn: Turn,
 }
 
 impl Network {
-    /// Builds a network with `hosts` database hosts, `db1` and on. A process has one at a time, and waits for its
-    /// turn: tests measure times, and would disturb each other.
+    /// Builds the usual network with `hosts` database hosts, `db1` and on.
     pub fn build(hosts: u8) -> Result<Arc<Self>> {
+        Self::of_plan(Plan::with_hosts(hosts))
+    }
+
+    /// Builds a network. A process has one at a time, and waits for its turn: tests measure times, and would disturb
+    /// each other.
+    pub fn of_plan(plan: Plan) -> Result<Arc<Self>> {
         let turn = Turn::take();
         static BUILT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -59,22 +78,56 @@ impl Network {
         let directory = Directory::create(&name)?;
         let client = Namespace::create(format!("{name}-client"))?;
         let gateway = Namespace::create(format!("{name}-gateway"))?;
-        gateway.run("sysctl -qw net.ipv4.ip_forward=1")?;
-        connect(&client, &gateway, "client")?;
-        gateway.run(&format!("ip address add {GATEWAY}/24 dev client"))?;
-        client.run(&format!("ip address add {CLIENT}/24 dev eth0"))?;
-        client.run(&format!("ip route add default via {GATEWAY}"))?;
-        let hosts = (1..=hosts)
-            .map(|number| Host::build(&name, number, &gateway))
+        gateway.run(FORWARD)?;
+        let middle = match plan.shape {
+            Shape::Routed | Shape::RouterToHosts => {
+                connect_client(plan.family, &client, &gateway)?;
+                None
+            }
+            Shape::RouterToClient => {
+                let router = Namespace::create(format!("{name}-router"))?;
+                connect_client_by_router(plan.family, &client, &router, &gateway)?;
+                Some(router)
+            }
+            Shape::Segment => {
+                let segment = Namespace::create(format!("{name}-segment"))?;
+                segment.run("ip link add bridge type bridge")?;
+                segment.run("ip link set bridge up")?;
+                connect_client_by_bridge(plan.family, &client, &segment, &gateway)?;
+                Some(segment)
+            }
+        };
+        if plan.has_spare_links {
+            Link::between((&client, "eth1"), (&gateway, "spare"))?;
+        }
+        let hosts = (1..=plan.hosts)
+            .map(|number| Host::build(&name, number, plan, &gateway, &client, middle.as_ref()))
             .collect::<Result<_>>()?;
         Ok(Arc::new(Self {
+            plan,
             client,
             gateway,
             hosts,
+            _middle: middle,
             directory,
             name,
             _turn: turn,
         }))
+    }
+
+    /// What it was built after.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// The address family that everybody speaks.
+    pub fn family(&self) -> Family {
+        self.plan.family
+    }
+
+    /// An address, given as that of IPv4, as it is in this network.
+    pub fn address(&self, ipv4: Ipv4Addr) -> IpAddr {
+        self.plan.family.address(ipv4)
     }
 
     /// Where the clients are.
@@ -92,11 +145,17 @@ impl Network {
         &self.hosts
     }
 
-    /// The gateway's interfaces: the client's, then the hosts'.
+    /// The gateway's interfaces: the client's, then the hosts', then the spare ones.
     pub fn interfaces(&self) -> Vec<String> {
-        std::iter::once("client".to_owned())
-            .chain(self.hosts.iter().map(|host| host.name.clone()))
-            .collect()
+        let mut names = vec!["client".to_owned()];
+        if self.plan.shape != Shape::Segment {
+            names.extend(self.hosts.iter().map(|host| host.name().to_owned()));
+        }
+        if self.plan.has_spare_links {
+            names.push("spare".to_owned());
+            names.extend(self.hosts.iter().map(Host::spare));
+        }
+        names
     }
 
     /// A directory that lives as long as the network; the `postgres` account may read it.
@@ -110,84 +169,88 @@ impl Network {
     }
 
     /// Gives the client one more address, for tests with clients that must differ.
-    pub fn add_client_address(&self, address: Ipv4Addr) -> Result<()> {
+    pub fn add_client_address(&self, address: Ipv4Addr) -> Result<IpAddr> {
+        let (address, bits) = (self.address(address), self.plan.family.subnet_bits());
         self.client
-            .run(&format!("ip address add {address}/24 dev eth0"))
-            .map(drop)
+            .run(&format!("ip address add {address}/{bits} dev eth0"))?;
+        Ok(address)
     }
 }
 
-/// A database host.
-#[derive(Debug)]
-pub struct Host {
-    name: String,
-    address: Ipv4Addr,
-    namespace: Namespace,
+/// ```text
+/// client  eth0 10.71.0.10/24 ---- client 10.71.0.1/24  gateway
+/// ```
+fn connect_client(family: Family, client: &Namespace, gateway: &Namespace) -> Result<()> {
+    Link::between((client, "eth0"), (gateway, "client"))?;
+    let bits = family.subnet_bits();
+    let (own, via) = (family.address(CLIENT), family.address(GATEWAY));
+    gateway.run(&format!("ip address add {via}/{bits} dev client"))?;
+    client.run(&format!("ip address add {own}/{bits} dev eth0"))?;
+    client
+        .run(&format!("ip route add default via {via}"))
+        .map(drop)
 }
 
-impl Host {
-    /// Its name, which is also that of the gateway's interface towards it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
+/// ```text
+/// client  eth0 10.71.0.10/32 -- 1,400 -- far  router  eth0 10.71.0.2/24 -- 1,500 -- client 10.71.0.1/24  gateway
+/// ```
+fn connect_client_by_router(
+    family: Family,
+    client: &Namespace,
+    router: &Namespace,
+    gateway: &Namespace,
+) -> Result<()> {
+    Link::between((router, "eth0"), (gateway, "client"))?;
+    Link::between((client, "eth0"), (router, "far"))?.narrow()?;
+    router.run(FORWARD)?;
+    let (one, bits) = (family.address_bits(), family.subnet_bits());
+    let [own, via, middle] = [CLIENT, GATEWAY, ROUTER].map(|it| family.address(it));
+    gateway.run(&format!("ip address add {via}/{bits} dev client"))?;
+    gateway.run(&format!("ip route add {own}/{one} via {middle}"))?;
+    router.run(&format!("ip address add {middle}/{bits} dev eth0"))?;
+    router.run(&format!("ip address add {middle}/{one} dev far"))?;
+    router.run(&format!("ip route add {own}/{one} dev far"))?;
+    router.run(&format!("ip route add default via {via}"))?;
+    client.run(&format!("ip address add {own}/{one} dev eth0"))?;
+    client.run(&format!("ip route add {middle}/{one} dev eth0"))?;
+    client
+        .run(&format!(
+            "ip route add default via {middle} {}",
+            full_segments(family)
+        ))
+        .map(drop)
+}
 
-    /// Its only address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// Where its PostgreSQL listens.
-    pub fn postgres(&self) -> SocketAddr {
-        (self.address, PORT).into()
-    }
-
-    /// Where its processes run.
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
-    /// The host goes silent with its link up, as after a power cut behind a switch: it answers no ARP, owns no
-    /// address and routes nothing. Its processes and their sockets know nothing of it.
-    pub fn vanish(&self) -> Result<()> {
-        self.namespace.run("ip link set eth0 arp off")?;
-        self.namespace.run("ip address flush dev eth0").map(drop)
-    }
-
-    /// The host is back as it was before [`Self::vanish`].
-    pub fn reappear(&self) -> Result<()> {
-        self.namespace.run("ip link set eth0 arp on")?;
-        self.address_itself()
-    }
-
-    fn build(network: &str, number: u8, gateway: &Namespace) -> Result<Self> {
-        let name = format!("db{number}");
-        let namespace = Namespace::create(format!("{network}-{name}"))?;
-        let address = Ipv4Addr::new(10, 72, 0, 10 + number);
-        let host = Self {
-            name,
-            address,
-            namespace,
+/// Client and gateway on one bridge, which has room for the hosts.
+fn connect_client_by_bridge(
+    family: Family,
+    client: &Namespace,
+    segment: &Namespace,
+    gateway: &Namespace,
+) -> Result<()> {
+    let bits = family.subnet_bits();
+    for (host, interface, address) in [(client, "eth0", CLIENT), (gateway, "client", GATEWAY)] {
+        let port = if interface == "eth0" {
+            "to-client"
+        } else {
+            "to-gateway"
         };
-        connect(&host.namespace, gateway, &host.name)?;
-        gateway.run(&format!("ip address add {INSIDE}/32 dev {}", host.name))?;
-        gateway.run(&format!(
-            "ip route add {address}/32 dev {} src {INSIDE}",
-            host.name
-        ))?;
-        host.address_itself()?;
-        Ok(host)
+        Link::between((host, interface), (segment, port))?;
+        segment.run(&format!("ip link set {port} master bridge"))?;
+        let address = family.address(address);
+        host.run(&format!("ip address add {address}/{bits} dev {interface}"))?;
     }
-
-    fn address_itself(&self) -> Result<()> {
-        self.namespace
-            .run(&format!("ip address add {}/32 dev eth0", self.address))?;
-        self.namespace
-            .run(&format!("ip route add {INSIDE}/32 dev eth0"))?;
-        self.namespace
-            .run(&format!("ip route add default via {INSIDE}"))
-            .map(drop)
-    }
+    Ok(())
 }
+
+/// The option of a route for which a host with a narrow link asks for whole segments nevertheless, as one does whose
+/// narrow link is further away: senders must learn of it from the router in between.
+fn full_segments(family: Family) -> String {
+    format!("advmss {}", 1500 - family.headers())
+}
+
+/// Has a namespace forward packets.
+const FORWARD: &str = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1";
 
 /// Removes what owners that no longer run have left behind: a killed test leaves its network.
 pub fn sweep() {
@@ -203,23 +266,6 @@ pub fn abandon() {
 pub(crate) const PREFIX: &str = "pglb-";
 /// Where the tests' pins are, one directory a gateway.
 pub(crate) const PINS: &str = "/sys/fs/bpf";
-
-/// A link between `eth0` of a host and the gateway's interface of the given name.
-fn connect(host: &Namespace, gateway: &Namespace, interface: &str) -> Result<()> {
-    let (near, far) = (host.name(), gateway.name());
-    command::run(
-        Command::new("ip")
-            .args(["link", "add", "name", "eth0", "netns", near, "type", "veth"])
-            .args(["peer", "name", interface, "netns", far]),
-    )?;
-    // Receive offload makes the far end poll, without which XDP cannot transmit into it. The rest goes, so that
-    // whole packets with whole checksums travel.
-    host.run("ethtool -K eth0 tx off tso off gso off gro on")?;
-    host.run("ip link set eth0 up")?;
-    gateway
-        .run(&format!("ip link set {interface} up"))
-        .map(drop)
-}
 
 #[derive(Debug)]
 struct Directory {

@@ -1,13 +1,20 @@
 //! The test network and its PostgreSQL servers do what the other tests take for granted, without pglb.
 
-use std::{fs, net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpStream},
+    path::Path,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use pglb_tests::{
     clock,
+    family::Family,
+    listener::{self, Listener, Manner},
     postgres::{Cluster, Options},
     session::Session,
-    topology::{self, Network},
+    topology::{self, CLIENT, Network, PORT, Plan, Returns, Shape},
     traffic::{self, Pgbench, Stream, Summary, Vigil},
 };
 
@@ -121,5 +128,87 @@ fn nothing_is_left_behind_even_when_a_test_panics() -> Result<()> {
     topology::sweep();
     assert!(!Path::new("/run/netns").join(orphan).exists());
     assert!(!directory.exists());
+    Ok(())
+}
+
+#[test]
+fn every_network_carries_short_and_long_connections() -> Result<()> {
+    let shapes = [
+        Shape::Routed,
+        Shape::RouterToClient,
+        Shape::RouterToHosts,
+        Shape::Segment,
+    ];
+    for (family, shape) in Family::ALL
+        .into_iter()
+        .flat_map(|it| shapes.map(|shape| (it, shape)))
+    {
+        let network = Network::of_plan(Plan {
+            family,
+            hosts: 1,
+            shape,
+            has_spare_links: true,
+            ..Plan::default()
+        })?;
+        let host = &network.hosts()[0];
+        let _listener = Listener::start(host.namespace(), PORT, Manner::Echo)?;
+        let sent = network.client().enter(|| -> Result<()> {
+            let mut stream = listener::connect(host.postgres())?;
+            // More than a packet, at once: a router with a narrow link has to say so.
+            (0..50).try_for_each(|_| Ok(listener::echo(&mut stream, &[7; 16_000])?))
+        })?;
+        sent.with_context(|| format!("{family} {shape:?}"))?;
+        let is_narrow = matches!(shape, Shape::RouterToClient | Shape::RouterToHosts);
+        let end = if shape == Shape::RouterToHosts {
+            network.client()
+        } else {
+            host.namespace()
+        };
+        let other = if shape == Shape::RouterToHosts {
+            host.address()
+        } else {
+            network.address(CLIENT)
+        };
+        let route = end.run(&format!("ip route get {other}"))?;
+        assert_eq!(
+            route.contains("mtu 1400"),
+            is_narrow,
+            "{family} {shape:?}: {route}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn hosts_that_do_not_return_through_the_gateway_are_what_they_are_called() -> Result<()> {
+    for (family, shape, returns) in [
+        (Family::V4, Shape::Routed, Returns::Nowhere),
+        (Family::V6, Shape::Segment, Returns::Nowhere),
+        (Family::V4, Shape::Routed, Returns::Directly),
+        (Family::V6, Shape::Routed, Returns::Directly),
+    ] {
+        let network = Network::of_plan(Plan {
+            family,
+            hosts: 1,
+            shape,
+            returns,
+            ..Plan::default()
+        })?;
+        let host = &network.hosts()[0];
+        let _listener = Listener::start(host.namespace(), PORT, Manner::Echo)?;
+        let connect = || TcpStream::connect_timeout(&host.postgres(), SECOND / 2).map(drop);
+        network.gateway().enter(connect)??;
+        network.gateway().run("ip link set client down")?;
+        let is_reached = network.client().enter(connect)?.is_ok();
+        assert!(!is_reached, "{family} {returns:?}");
+        // Only the way there leads through the gateway, where there is a way back at all.
+        let route = host
+            .namespace()
+            .run(&format!("ip route get {}", network.address(CLIENT)));
+        assert_eq!(
+            route.is_ok_and(|route| route.contains("dev out")),
+            returns == Returns::Directly
+        );
+    }
     Ok(())
 }

@@ -174,7 +174,7 @@ impl Server {
             "trust"
         };
         let access = format!(
-            "local all all trust\nhost replication all 10.72.0.0/24 trust\nhost all all 0.0.0.0/0 {method}\n"
+            "local all all trust\nhost replication all all trust\nhost all all all {method}\n"
         );
         fs::write(self.data().join("pg_hba.conf"), access)?;
 

@@ -1,0 +1,106 @@
+//! Clients that connect and leave, as fast as they can.
+
+use std::{
+    fmt, io,
+    io::Read as _,
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::{
+    clock,
+    listener::{self, FAREWELL, Manner},
+    namespace::Namespace,
+};
+
+/// What came of many short connections.
+#[derive(Clone, Debug)]
+pub struct Churn {
+    /// How many were tried.
+    pub tried: usize,
+    /// Each error.
+    pub failed: Vec<String>,
+    /// From the first to the last.
+    pub took: Duration,
+    /// The longest connection, from its SYN to its end.
+    pub slowest: Duration,
+}
+
+impl Churn {
+    /// Makes `count` connections to a [`listener::Listener`] of this manner, by as many clients at once as `workers`.
+    pub fn run(
+        clients: &Namespace,
+        target: SocketAddr,
+        manner: Manner,
+        workers: usize,
+        count: usize,
+    ) -> Result<Self> {
+        let started = clock::now();
+        let begun = AtomicUsize::new(0);
+        let work = || {
+            let (mut failed, mut slowest) = (Vec::new(), Duration::ZERO);
+            while begun.fetch_add(1, Ordering::Relaxed) < count {
+                let started = clock::now();
+                failed.extend(visit(target, manner).err().map(|error| error.to_string()));
+                slowest = slowest.max(started.elapsed());
+            }
+            (failed, slowest)
+        };
+        let results = clients.enter(|| {
+            thread::scope(|scope| {
+                let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+                let results = workers.into_iter().filter_map(|worker| worker.join().ok());
+                results.collect::<Vec<_>>()
+            })
+        })?;
+        Ok(Self {
+            tried: count,
+            took: started.elapsed(),
+            slowest: results
+                .iter()
+                .map(|(_, slowest)| *slowest)
+                .max()
+                .unwrap_or_default(),
+            failed: results.into_iter().flat_map(|(failed, _)| failed).collect(),
+        })
+    }
+
+    /// Did every client get what it came for?
+    pub fn is_flawless(&self) -> bool {
+        self.failed.is_empty()
+    }
+}
+
+impl fmt::Display for Churn {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_second = self.tried as f64 / self.took.as_secs_f64();
+        write!(
+            out,
+            "{} connections ({per_second:.0} a second), {} failed, the slowest took {} ms",
+            self.tried,
+            self.failed.len(),
+            self.slowest.as_millis()
+        )?;
+        let first = self.failed.first();
+        first.map_or(Ok(()), |error| write!(out, ", first error: {error}"))
+    }
+}
+
+fn visit(target: SocketAddr, manner: Manner) -> io::Result<()> {
+    let mut stream: TcpStream = listener::connect(target)?;
+    match manner {
+        Manner::Echo => listener::echo(&mut stream, b"hello"),
+        Manner::CloseFirst => {
+            let mut text = Vec::new();
+            stream.read_to_end(&mut text)?;
+            if text == FAREWELL {
+                return Ok(());
+            }
+            Err(io::Error::other("the connection ended early"))
+        }
+    }
+}

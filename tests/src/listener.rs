@@ -1,0 +1,125 @@
+//! A TCP server that is not PostgreSQL: it answers faster than one that forks, and decides who closes first.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::namespace::Namespace;
+
+/// What a server does with a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It sends back all that it gets, until the client has sent everything.
+    Echo,
+    /// It sends [`FAREWELL`] and closes first.
+    CloseFirst,
+}
+
+/// What a server says that closes first.
+pub const FAREWELL: &[u8] = b"bye";
+
+/// A running server. Dropping it ends it.
+#[derive(Debug)]
+pub struct Listener {
+    is_over: Arc<AtomicBool>,
+    accepted: Arc<AtomicU64>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Listens on a port of every address of a host, of both families.
+    pub fn start(host: &Namespace, port: u16, manner: Manner) -> Result<Self> {
+        let (is_over, accepted) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (watched, counter) = (Arc::clone(&is_over), Arc::clone(&accepted));
+        let worker = host.enter(|| -> io::Result<_> {
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+            // The default queue of 128 would overflow, and cost a SYN that nobody lost.
+            rustix::net::listen(&listener, 4096)?;
+            // So that the end is noticed.
+            set_socket_timeout(&listener, Timeout::Recv, Some(LOOK))?;
+            Ok(thread::spawn(move || {
+                serve(&listener, manner, &watched, &counter);
+            }))
+        })?;
+        let worker = worker.with_context(|| format!("cannot listen on port {port}"))?;
+        Ok(Self {
+            is_over,
+            accepted,
+            worker: Some(worker),
+        })
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+/// What a client of a [`Manner::Echo`] does: sends something, and expects it back.
+pub fn echo(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
+    stream.write_all(text)?;
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back)?;
+    if back == text {
+        return Ok(());
+    }
+    Err(io::Error::other("something else came back"))
+}
+
+/// Connects as a client does that gives up after a while.
+pub fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+const LOOK: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn serve(listener: &TcpListener, manner: Manner, is_over: &AtomicBool, accepted: &AtomicU64) {
+    while !is_over.load(Ordering::Relaxed) {
+        let Ok((mut stream, _)) = listener.accept() else {
+            continue;
+        };
+        accepted.fetch_add(1, Ordering::Relaxed);
+        match manner {
+            // A client that is gone already is its own affair.
+            Manner::CloseFirst => drop(stream.write_all(FAREWELL)),
+            Manner::Echo => {
+                let worker = thread::Builder::new().stack_size(64 * 1024);
+                let _ = worker.spawn(move || give_back(&mut stream));
+            }
+        }
+    }
+}
+
+fn give_back(stream: &mut TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..length])?;
+    }
+}
