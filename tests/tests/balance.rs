@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use pglb_tests::{
+    family::Family,
     gateway::Config,
     postgres::{Options, Server},
     session::Session,
-    site::{PATIENCE, RO, RO_ADDRESS, Site},
+    site::{PATIENCE, RO, Site},
+    topology::{CLIENT, Plan},
     traffic,
 };
 
@@ -16,10 +18,9 @@ const MANY: Options = Options {
     asks_password: false,
 };
 
-#[test]
-fn a_thousand_open_connections_are_shared_evenly_by_two_replicas() -> Result<()> {
-    let site = Site::start(MANY, &Config::demo())?;
-    let sessions = site.open(RO_ADDRESS, 1000)?;
+fn a_thousand_open_connections_are_shared_evenly_by_two_replicas(family: Family) -> Result<()> {
+    let site = Site::of_plan(Plan::of_family(family), MANY, &Config::demo())?;
+    let sessions = site.open(site.ro(), 1000)?;
     let counts = in_postgres(&site)?;
     let total: u64 = counts.values().sum();
     assert_eq!(total, 1000, "{counts:?}");
@@ -34,12 +35,17 @@ fn a_thousand_open_connections_are_shared_evenly_by_two_replicas() -> Result<()>
     Ok(())
 }
 
+pglb_tests::in_both_families!(
+    a_thousand_open_connections_are_shared_evenly_by_two_replicas,
+    hash_on_address_and_port_uses_every_backend,
+);
+
 #[test]
 fn a_thousand_connections_one_after_the_other_are_shared_evenly() -> Result<()> {
     let site = Site::start(Options::default(), &Config::demo())?;
     let counts = visits(&site, 1000)?;
     assert!(
-        counts["10.72.0.12"].abs_diff(counts["10.72.0.13"]) <= 2,
+        counts[&site.host_address(1)].abs_diff(counts[&site.host_address(2)]) <= 2,
         "{counts:?}"
     );
     Ok(())
@@ -51,7 +57,7 @@ fn simultaneous_clients_are_shared_evenly() -> Result<()> {
     let site = Site::start(MANY, &Config::demo())?;
     let sessions = thread::scope(|scope| -> Result<Vec<Session>> {
         let openers: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| site.open(RO_ADDRESS, 100)))
+            .map(|_| scope.spawn(|| site.open(site.ro(), 100)))
             .collect();
         let mut sessions = Vec::new();
         for opener in openers {
@@ -74,7 +80,7 @@ fn weights_of_100_and_50_give_two_thirds_and_one_third() -> Result<()> {
     let weighted = "address = \"10.72.0.13:5432\", weight = 50";
     let config = Config::demo().replace("address = \"10.72.0.13:5432\"", weighted)?;
     let site = Site::start(MANY, &config)?;
-    let sessions = site.open(RO_ADDRESS, 900)?;
+    let sessions = site.open(site.ro(), 900)?;
     let counts = in_postgres(&site)?;
     assert!(counts["db2"].abs_diff(600) <= 18, "{counts:?}");
     drop(sessions);
@@ -83,7 +89,7 @@ fn weights_of_100_and_50_give_two_thirds_and_one_third() -> Result<()> {
     // A weight given by hand counts at once.
     site.gateway.pglb(&["weight", "db2", "50"])?;
     site.gateway.pglb(&["weight", "db3", "100"])?;
-    let sessions = site.open(RO_ADDRESS, 300)?;
+    let sessions = site.open(site.ro(), 300)?;
     let counts = in_postgres(&site)?;
     assert_eq!(sessions.len(), 300);
     assert!(counts["db3"].abs_diff(200) <= 6, "{counts:?}");
@@ -100,7 +106,10 @@ fn round_robin_takes_turns_by_weight() -> Result<()> {
         )?;
     let site = Site::start(Options::default(), &config)?;
     let counts = visits(&site, 300)?;
-    assert!(counts["10.72.0.12"].abs_diff(200) <= 3, "{counts:?}");
+    assert!(
+        counts[&site.host_address(1)].abs_diff(200) <= 3,
+        "{counts:?}"
+    );
     Ok(())
 }
 
@@ -113,12 +122,14 @@ fn hash_on_the_address_keeps_a_client_on_its_backend() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn hash_on_address_and_port_uses_every_backend() -> Result<()> {
+fn hash_on_address_and_port_uses_every_backend(family: Family) -> Result<()> {
     let config = Config::demo().replace("least-connections", "hash")?;
-    let site = Site::start(Options::default(), &config)?;
+    let site = Site::of_plan(Plan::of_family(family), Options::default(), &config)?;
     let counts = visits(&site, 300)?;
-    assert!(counts["10.72.0.12"].abs_diff(150) <= 50, "{counts:?}");
+    assert!(
+        counts[&site.host_address(1)].abs_diff(150) <= 50,
+        "{counts:?}"
+    );
     Ok(())
 }
 
@@ -127,7 +138,7 @@ fn a_backend_at_its_limit_gets_no_more_connections() -> Result<()> {
     let limited = "address = \"10.72.0.13:5432\", max_connections = 10";
     let config = Config::demo().replace("address = \"10.72.0.13:5432\"", limited)?;
     let site = Site::start(Options::default(), &config)?;
-    let sessions = site.open(RO_ADDRESS, 60)?;
+    let sessions = site.open(site.ro(), 60)?;
     let counts = in_postgres(&site)?;
     assert_eq!((sessions.len(), counts["db2"], counts["db3"]), (60, 50, 10));
     Ok(())
@@ -135,9 +146,11 @@ fn a_backend_at_its_limit_gets_no_more_connections() -> Result<()> {
 
 /// Sessions of clients on each replica, as PostgreSQL counts them.
 fn in_postgres(site: &Site) -> Result<BTreeMap<&str, u64>> {
-    let statement = "select count(*) from pg_stat_activity where client_addr << '10.71.0.0/24'";
+    let clients = site.network.family().subnet(CLIENT);
+    let statement =
+        format!("select count(*) from pg_stat_activity where client_addr << '{clients}'");
     let replicas = &site.cluster.servers()[1..];
-    let count = |server: &Server| -> Result<u64> { Ok(server.sql(statement)?.parse()?) };
+    let count = |server: &Server| -> Result<u64> { Ok(server.sql(&statement)?.parse()?) };
     let named = |server| Ok((Server::host(server).name(), count(server)?));
     replicas.iter().map(named).collect()
 }
@@ -155,7 +168,7 @@ fn await_connections(site: &Site, count: u64) -> Result<pglb_tests::status::Stat
 fn visits(site: &Site, count: usize) -> Result<BTreeMap<String, u64>> {
     let attempts = site.network.client().enter(|| {
         (0..count)
-            .map(|_| traffic::attempt(RO_ADDRESS))
+            .map(|_| traffic::attempt(site.ro()))
             .collect::<Vec<_>>()
     })?;
     let mut counts = BTreeMap::new();

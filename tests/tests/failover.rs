@@ -8,10 +8,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use pglb_tests::{
     clock,
+    family::Family,
     gateway::Config,
     postgres::Options,
     session::Session,
-    site::{PATIENCE, RO, RO_ADDRESS, RW, RW_ADDRESS, Site},
+    site::{PATIENCE, RO, RW, Site},
+    topology::{CLIENT, Plan},
     traffic::{self, Attempt, Stream, Summary, Vigil},
 };
 
@@ -22,9 +24,13 @@ const DETECTION: Duration = Duration::from_secs(3 + 1);
 /// A busy machine is not punctual.
 const MARGIN: Duration = Duration::from_millis(500);
 
-#[test]
-fn a_killed_server_costs_no_new_connection() -> Result<()> {
-    let mut site = Site::start(Options::default(), &Config::demo())?;
+pglb_tests::in_both_families!(
+    a_killed_server_costs_no_new_connection,
+    a_promotion_ends_every_session_with_the_old_primary,
+);
+
+fn a_killed_server_costs_no_new_connection(family: Family) -> Result<()> {
+    let mut site = Site::of_plan(Plan::of_family(family), Options::default(), &Config::demo())?;
     let stream = begin_stream(&site)?;
     site.cluster.server_mut(2).kill()?;
     let dead = clock::now();
@@ -42,7 +48,7 @@ fn a_killed_server_costs_no_new_connection() -> Result<()> {
     assert!(
         attempts
             .iter()
-            .any(|it| it.outcome.as_deref() == Ok("10.72.0.13")),
+            .any(|it| it.outcome == Ok(site.host_address(2))),
         "{attempts:?}"
     );
     Ok(())
@@ -52,7 +58,7 @@ fn a_killed_server_costs_no_new_connection() -> Result<()> {
 fn a_vanished_host_costs_a_new_connection_one_retry() -> Result<()> {
     let site = Site::start(Options::default(), &Config::demo())?;
     let host = &site.network.hosts()[2];
-    let idle = site.open(RO_ADDRESS, 20)?;
+    let idle = site.open(site.ro(), 20)?;
     let stream = begin_stream(&site)?;
     host.vanish()?;
     let gone = clock::now();
@@ -86,8 +92,12 @@ fn a_vanished_host_costs_a_new_connection_one_retry() -> Result<()> {
 #[test]
 fn what_landed_on_a_stopped_server_is_reset_and_nothing_new_goes_there() -> Result<()> {
     let site = Site::start(Options::default(), &Config::demo())?;
-    let on_db3 = |session: &mut Session| session.ask_backend().is_ok_and(|it| it == "10.72.0.13");
-    let mut idle = site.open(RO_ADDRESS, 20)?;
+    let on_db3 = |session: &mut Session| {
+        session
+            .ask_backend()
+            .is_ok_and(|it| it == site.host_address(2))
+    };
+    let mut idle = site.open(site.ro(), 20)?;
     idle.retain_mut(on_db3);
     let idle = Vigil::keep(idle, PATIENCE)?;
     let stream = begin_stream(&site)?;
@@ -122,12 +132,11 @@ fn what_landed_on_a_stopped_server_is_reset_and_nothing_new_goes_there() -> Resu
     Ok(())
 }
 
-#[test]
-fn a_promotion_ends_every_session_with_the_old_primary() -> Result<()> {
-    let site = Site::start(Options::default(), &Config::demo())?;
+fn a_promotion_ends_every_session_with_the_old_primary(family: Family) -> Result<()> {
+    let site = Site::of_plan(Plan::of_family(family), Options::default(), &Config::demo())?;
     let (old, new) = (site.cluster.server(0), site.cluster.server(1));
     old.sql("create table ledger (id int)")?;
-    let idle = Vigil::keep(site.open(RW_ADDRESS, 200)?, PATIENCE)?;
+    let idle = Vigil::keep(site.open(site.rw(), 200)?, PATIENCE)?;
 
     let visible = thread::scope(|scope| {
         let watcher = scope.spawn(|| await_primary(&site));
@@ -146,13 +155,14 @@ fn a_promotion_ends_every_session_with_the_old_primary() -> Result<()> {
 
     // The same address accepts writes, on the new primary.
     site.gateway.await_eligible(RW, &["db2"], PATIENCE)?;
-    let mut session = site.open(RW_ADDRESS, 1)?.pop().context("no session")?;
+    let mut session = site.open(site.rw(), 1)?.pop().context("no session")?;
     session.ask("insert into ledger values (1)")?;
-    assert_eq!(session.ask_backend()?, "10.72.0.12");
+    assert_eq!(session.ask_backend()?, site.host_address(1));
     // The old one has heard of it as well, and gets nothing more, although it still believes itself to be the primary.
-    let count = "select count(*) from pg_stat_activity where client_addr << '10.71.0.0/24'";
+    let clients = family.subnet(CLIENT);
+    let count = format!("select count(*) from pg_stat_activity where client_addr << '{clients}'");
     clock::wait_for("the end of the old primary's sessions", SECOND * 2, || {
-        old.sql(count).is_ok_and(|count| count == "0")
+        old.sql(&count).is_ok_and(|count| count == "0")
     })?;
     let status = site.gateway.status()?;
     assert!(!status.backend(RW, "db1")?.eligible, "{status:?}");
@@ -162,14 +172,14 @@ fn a_promotion_ends_every_session_with_the_old_primary() -> Result<()> {
 #[test]
 fn without_a_primary_a_client_is_refused_at_once() -> Result<()> {
     let mut site = Site::start(Options::default(), &Config::demo())?;
-    let idle = Vigil::keep(site.open(RW_ADDRESS, 10)?, PATIENCE)?;
+    let idle = Vigil::keep(site.open(site.rw(), 10)?, PATIENCE)?;
     site.cluster.server_mut(0).kill()?;
     assert_eq!(idle.finish()?.len(), 10);
     site.gateway.await_eligible(RW, &[], PATIENCE)?;
     let refused = site
         .network
         .client()
-        .enter(|| traffic::attempt(RW_ADDRESS))?;
+        .enter(|| traffic::attempt(site.rw()))?;
     let error = refused.outcome.expect_err("nobody may answer");
     assert!(error.contains("refused"), "{error}");
     assert!(
@@ -182,7 +192,7 @@ fn without_a_primary_a_client_is_refused_at_once() -> Result<()> {
 
     site.cluster.server_mut(0).start()?;
     site.await_all_up()?;
-    assert!(site.open(RW_ADDRESS, 1).is_ok());
+    assert!(site.open(site.rw(), 1).is_ok());
     Ok(())
 }
 
@@ -193,8 +203,8 @@ fn without_replicas_the_primary_reads_too() -> Result<()> {
         site.cluster.server_mut(replica).kill()?;
     }
     site.gateway.await_eligible(RO, &["db1"], PATIENCE)?;
-    let mut session = site.open(RO_ADDRESS, 1)?.pop().context("no session")?;
-    assert_eq!(session.ask_backend()?, "10.72.0.11");
+    let mut session = site.open(site.ro(), 1)?.pop().context("no session")?;
+    assert_eq!(session.ask_backend()?, site.host_address(0));
     Ok(())
 }
 
@@ -202,7 +212,7 @@ fn without_replicas_the_primary_reads_too() -> Result<()> {
 fn begin_stream(site: &Site) -> Result<Stream> {
     let stream = Stream::start(
         site.network.client(),
-        RO_ADDRESS,
+        site.ro(),
         8,
         Duration::from_millis(5),
     )?;
@@ -213,7 +223,7 @@ fn begin_stream(site: &Site) -> Result<Stream> {
 fn visit(site: &Site, count: usize) -> Result<Vec<Attempt>> {
     site.network
         .client()
-        .enter(|| (0..count).map(|_| traffic::attempt(RO_ADDRESS)).collect())
+        .enter(|| (0..count).map(|_| traffic::attempt(site.ro())).collect())
 }
 
 /// What was begun before and after a moment.

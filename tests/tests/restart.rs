@@ -4,19 +4,22 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use pglb_tests::{
+    family::Family,
     gateway::Config,
     postgres::Options,
-    site::{PATIENCE, RO, RO_ADDRESS, RW, RW_ADDRESS, Site},
+    site::{PATIENCE, RO, RW, Site},
+    topology::Plan,
     traffic::{Pgbench, Stream, Summary},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-#[test]
-fn pgbench_has_no_error_across_a_kill_and_a_restart() -> Result<()> {
-    let mut site = Site::start(Options::default(), &Config::demo())?;
+pglb_tests::in_both_families!(pgbench_has_no_error_across_a_kill_and_a_restart,);
+
+fn pgbench_has_no_error_across_a_kill_and_a_restart(family: Family) -> Result<()> {
+    let mut site = Site::of_plan(Plan::of_family(family), Options::default(), &Config::demo())?;
     site.cluster.server(0).fill()?;
-    let pgbench = Pgbench::start(site.network.client(), RW_ADDRESS, 32, 10)?;
+    let pgbench = Pgbench::start(site.network.client(), site.rw(), 32, 7)?;
     let shown = |count| {
         let what = format!("{count} connections in the status");
         site.gateway.await_status(&what, PATIENCE, move |status| {
@@ -26,13 +29,13 @@ fn pgbench_has_no_error_across_a_kill_and_a_restart() -> Result<()> {
     shown(32)?;
     let stream = Stream::start(
         site.network.client(),
-        RO_ADDRESS,
+        site.ro(),
         2,
         Duration::from_millis(5),
     )?;
     thread::sleep(SECOND);
     site.gateway.kill()?;
-    thread::sleep(2 * SECOND);
+    thread::sleep(SECOND);
     site.gateway.launch()?;
     // What was open before is still counted.
     site.gateway
@@ -50,7 +53,7 @@ fn pgbench_has_no_error_across_a_kill_and_a_restart() -> Result<()> {
 #[test]
 fn a_stopped_controller_leaves_the_data_plane_forwarding() -> Result<()> {
     let mut site = Site::start(Options::default(), &Config::demo())?;
-    let mut sessions = site.open(RO_ADDRESS, 10)?;
+    let mut sessions = site.open(site.ro(), 10)?;
     let status = site.gateway.terminate()?;
     assert!(status.success(), "SIGTERM is an orderly end: {status}");
     assert_eq!(
@@ -62,7 +65,7 @@ fn a_stopped_controller_leaves_the_data_plane_forwarding() -> Result<()> {
         session.ask_backend()?;
     }
     // New connections are still spread.
-    let new = site.open(RO_ADDRESS, 10)?;
+    let new = site.open(site.ro(), 10)?;
     assert_eq!(new.len(), 10);
     site.gateway.launch()?;
     site.gateway
@@ -95,7 +98,7 @@ fn a_failure_while_the_controller_was_away_is_found_at_its_start() -> Result<()>
     // Nobody probes, and still no client is refused: a refused SYN goes to another backend.
     let attempts = site.network.client().enter(|| {
         (0..20)
-            .map(|_| pglb_tests::traffic::attempt(RO_ADDRESS))
+            .map(|_| pglb_tests::traffic::attempt(site.ro()))
             .collect::<Vec<_>>()
     })?;
     let summary = Summary::of(&attempts);

@@ -166,7 +166,11 @@ impl Host {
             };
         }
         let is_narrow = self.plan.shape == Shape::RouterToHosts;
-        let segments = is_narrow.then(|| full_segments(family)).unwrap_or_default();
+        let segments = if is_narrow {
+            full_segments(family)
+        } else {
+            String::new()
+        };
         set(&format!("address add {own}/{one} dev eth0"))?;
         set(&format!("route add {next_hop}/{one} dev eth0"))?;
         // The other hosts, whatever is said of clients.
