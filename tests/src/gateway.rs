@@ -35,6 +35,13 @@ impl Config {
         }
     }
 
+    /// One service of what is not PostgreSQL, on all hosts.
+    pub fn plain() -> Self {
+        Self {
+            text: include_str!("plain.toml").to_owned(),
+        }
+    }
+
     /// A configuration written by the test.
     pub fn from_text(text: impl Into<String>) -> Self {
         Self { text: text.into() }

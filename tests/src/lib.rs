@@ -14,11 +14,14 @@ pub mod gateway;
 pub mod listener;
 pub mod namespace;
 pub mod packets;
+pub mod ping;
+pub mod plain;
 pub mod postgres;
 pub mod process;
 pub mod session;
 pub mod site;
 pub mod status;
+pub mod tables;
 pub mod topology;
 pub mod traffic;
 

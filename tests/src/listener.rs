@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, socket_with,
+    sockopt::{Timeout, set_socket_linger, set_socket_reuseaddr, set_socket_timeout},
+};
 
 use crate::namespace::Namespace;
 
@@ -91,6 +94,33 @@ pub fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// As [`connect`], from an address, and from a port of the client's choice unless that is 0. The port may have been
+/// used just before.
+pub fn connect_from(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    let family = if target.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    // This one limits the connect as well.
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    bind(&socket, &source)?;
+    rustix::net::connect(&socket, &target)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Ends a connection by an RST, without a word.
+pub fn abort(stream: TcpStream) -> io::Result<()> {
+    set_socket_linger(&stream, Some(Duration::ZERO))?;
+    drop(stream);
+    Ok(())
 }
 
 const LOOK: Duration = Duration::from_millis(50);
