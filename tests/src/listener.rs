@@ -136,6 +136,8 @@ fn serve(listener: &TcpListener, manner: Manner, is_over: &AtomicBool, accepted:
             // A client that is gone already is its own affair.
             Manner::CloseFirst => drop(stream.write_all(FAREWELL)),
             Manner::Echo => {
+                // The listener's own limit is inherited, and would end a client that says nothing.
+                let _ = stream.set_read_timeout(None);
                 let worker = thread::Builder::new().stack_size(64 * 1024);
                 let _ = worker.spawn(move || give_back(&mut stream));
             }
