@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{
     CLIENT, FORWARD, GATEWAY, INSIDE, PORT, Plan, Returns, Shape, full_segments, link::Link,
 };
-use crate::namespace::Namespace;
+use crate::{family::Family, namespace::Namespace};
 
 /// A database host.
 #[derive(Debug)]
@@ -111,6 +111,11 @@ impl Host {
         }
         if plan.returns == Returns::Directly && plan.shape != Shape::Segment {
             Link::between((&host.namespace, "out"), (client, &host.name))?;
+            if plan.family == Family::V6 {
+                // Unlike ARP, the client answers for an address on this link only if it has it there too.
+                let (own, one) = (plan.family.address(CLIENT), plan.family.address_bits());
+                client.run(&format!("ip address add {own}/{one} dev {}", host.name))?;
+            }
         }
         host.address_itself()?;
         Ok(host)
