@@ -179,6 +179,7 @@ fn connections_are_this_table() {
         service: service.into(),
         backend: "orders/pg1".into(),
         client: client.parse().unwrap(),
+        gateway: None,
         state: "established".into(),
         idle_seconds: idle,
     };

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use lb_common::filter::FilterBit;
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::service::ServiceKey;
 use lb_userspace::config::{Config, Role};
 use lb_userspace::engine::effect::{Effect, Write};
 use lb_userspace::engine::event::Event;
-use lb_userspace::engine::kernel::{KernelTables, endpoint, socket_address};
+use lb_userspace::engine::kernel::{KernelTables, backend_address, endpoint, socket_address};
 use lb_userspace::engine::{Engine, Moment};
 use lb_userspace::report::{BackendRole, Health, StatusReport};
 
@@ -29,11 +30,27 @@ pub(crate) fn apply(kernel: &mut KernelTables, write: &Write) {
         Write::Ring(id, ring) => {
             kernel.rings.insert(*id, ring.clone());
         }
-        Write::Allow(network, length) => {
-            kernel.allowed.insert((*network, *length));
+        Write::Filter(word, bits) => {
+            let before = kernel.filter.insert(*word, *bits).unwrap_or_default();
+            assert_eq!(before & !bits, 0, "word {word} of the filter loses bits");
         }
-        Write::Disallow(network, length) => {
-            kernel.allowed.remove(&(*network, *length));
+        Write::Trunk(interface, trunk) => {
+            kernel.trunks.insert(*interface, *trunk);
+        }
+        Write::RemoveTrunk(interface) => {
+            kernel.trunks.remove(interface);
+        }
+        Write::Vip(vip) => {
+            kernel.vips.insert(*vip);
+        }
+        Write::RemoveVip(vip) => {
+            kernel.vips.remove(vip);
+        }
+        Write::Access(service, address, prefix, access) => {
+            kernel.access.insert((*service, *address, *prefix), *access);
+        }
+        Write::RemoveAccess(service, address, prefix) => {
+            kernel.access.remove(&(*service, *address, *prefix));
         }
         Write::Service(key, service) => {
             kernel.services.insert(*key, *service);
@@ -58,7 +75,7 @@ pub(crate) fn eligible(kernel: &KernelTables, vip: SocketAddr) -> Vec<(Slot, Soc
         .filter(|(slot, member)| is_chosen(slot, member));
     let place = |id: BackendId| {
         assert_ne!(id, BackendId::GATEWAY, "the gateway serves nobody");
-        SocketAddr::V4(socket_address(kernel.backends[&id].endpoint))
+        backend_address(kernel.backends[&id].endpoint())
     };
     chosen
         .map(|(slot, member)| (*slot, place(member.backend)))
@@ -91,6 +108,7 @@ pub(crate) fn check_step(
     let status = engine.status(Vec::new(), 1, now);
     check_eligibility(&status, kernel);
     check_rings(kernel);
+    check_glance(kernel);
     check_resets(before, kernel, effects);
     assert!(
         engine.next_deadline() > now,
@@ -141,9 +159,28 @@ fn check_rings(kernel: &KernelTables) {
         }
         assert_eq!(ring.len() as u64, u64::from(service.ring_length), "{key:?}");
         let named: BTreeSet<u8> = ring.iter().copied().collect();
-        let members = eligible(kernel, socket_address(key.vip).into());
+        let members = eligible(kernel, socket_address(key.vip()));
         let eligible: BTreeSet<u8> = members.iter().map(|(slot, _)| slot.index()).collect();
         assert_eq!(named, eligible, "{key:?}");
+    }
+}
+
+/// What is ours at all is ours at a first glance: a VIP for each service and for nothing else, and
+/// the filter's bits for each service and each member's backend.
+fn check_glance(kernel: &KernelTables) {
+    let is_set = |FilterBit { word, bit }| kernel.filter.get(&word).is_some_and(|it| it & bit != 0);
+    let vips: BTreeSet<_> = kernel.services.keys().map(|key| key.vip()).collect();
+    for vip in &vips {
+        assert!(is_set(FilterBit::of_service(*vip)), "{vip:?} is filtered");
+    }
+    let addresses: BTreeSet<_> = vips.iter().map(|vip| vip.address).collect();
+    assert_eq!(kernel.vips, addresses);
+    for member in kernel.members.values() {
+        if member.backend != BackendId::GATEWAY {
+            let place = backend_address(kernel.backends[&member.backend].endpoint());
+            let bit = FilterBit::of_backend(endpoint(place));
+            assert!(is_set(bit), "what comes from {place} is filtered");
+        }
     }
 }
 
@@ -193,6 +230,7 @@ pub(crate) fn check_restart(engine: &Engine, kernel: &KernelTables, now: Moment)
             Effect::Probe(_)
             | Effect::Watch(_)
             | Effect::ResetClients { .. }
+            | Effect::ResetFlows(_)
             | Effect::Walk
             | Effect::Remove { .. }
             | Effect::Answer(..)
@@ -213,7 +251,9 @@ pub(crate) fn check_restart(engine: &Engine, kernel: &KernelTables, now: Moment)
     assert_same("backends", &after.backends, &expected.backends);
     assert_same("services", &after.services, &expected.services);
     assert_same("rings", &after.rings, &expected.rings);
-    assert_eq!(after.allowed, expected.allowed);
+    assert_same("access lists", &after.access, &expected.access);
+    assert_same("the filter", &after.filter, &expected.filter);
+    assert_eq!(after.vips, expected.vips);
     assert_eq!(after.gateway, expected.gateway);
 }
 

@@ -115,7 +115,7 @@ impl Story {
                 let world = self.world();
                 let rows = world.kernel.backends.iter();
                 let mut ids = rows.filter(|(_, row)| {
-                    row.endpoint == lb_userspace::engine::kernel::endpoint(address)
+                    lb_userspace::engine::kernel::backend_address(row.endpoint()) == address
                 });
                 let id = *ids.next().ok_or("no such row")?.0;
                 world.step(Event::SessionLost(id));

@@ -1,10 +1,12 @@
 //! Connections through the gateway: flows and tallies as the kernel program keeps them.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
+use lb_common::family::ip;
 use lb_common::flow::{Direction, Endpoint, Flow, FlowKey, Phase, Tick};
 use lb_common::member::{BackendId, Slot};
-use lb_common::service::ServiceKey;
+use lb_common::service::{Forwarding, ServiceKey};
 use lb_common::tally::{Load, Tally};
 use lb_userspace::engine::event::Tallies;
 use lb_userspace::engine::kernel::{Address, Flows, KernelTables};
@@ -34,9 +36,15 @@ impl Traffic {
         });
         let (key, flow) = self.flow(kernel, vip, slot, now);
         let flow = flow.in_phase(Phase::Established);
-        let back = Flow::new(Direction::ToClient, vip, slot, flow.generation, now);
-        self.established
-            .insert(key.opposite(&flow), back.in_phase(Phase::Established));
+        // In dsr the backend's packets do not pass the gateway.
+        if flow.forwarding() != Forwarding::Dsr {
+            let (arriving, leaving) = (flow.leaving.reversed(), key.reversed());
+            let back = Flow::new(Direction::ToClient, &arriving, leaving, slot, now)
+                .of_generation(flow.generation)
+                .forwarded(flow.forwarding())
+                .in_phase(Phase::Established);
+            self.established.insert(arriving, back);
+        }
         self.established.insert(key, flow);
         Some(slot)
     }
@@ -60,7 +68,7 @@ impl Traffic {
         let generation = kernel.members.get(&slot).map(|member| member.generation);
         let mut keys: Vec<_> = client_side(&self.established)
             .filter(|(_, flow)| flow.slot == slot && Some(flow.generation) == generation)
-            .map(|(key, flow)| (*key, key.opposite(flow)))
+            .map(|(key, flow)| (*key, flow.leaving.reversed()))
             .collect();
         keys.sort_unstable();
         keys.truncate(most);
@@ -85,6 +93,25 @@ impl Traffic {
                 if flow.direction() == Direction::ToBackend {
                     *connections.entry(flow.slot).or_default() += 1;
                 }
+                *flow = flow.disowned();
+            }
+        }
+        connections
+    }
+
+    /// What the walker does to end single connections, named by the flow of the client's packets.
+    pub(crate) fn reset_flows(&mut self, keys: &[FlowKey<Address>]) -> BTreeMap<Slot, u64> {
+        let mut connections = BTreeMap::new();
+        for key in keys {
+            let Some(flow) = self.established.get_mut(key) else {
+                continue;
+            };
+            if flow.generation != 0 {
+                *connections.entry(flow.slot).or_default() += 1;
+            }
+            let opposite = flow.leaving.reversed();
+            *flow = flow.disowned();
+            if let Some(flow) = self.established.get_mut(&opposite) {
                 *flow = flow.disowned();
             }
         }
@@ -176,15 +203,29 @@ impl Traffic {
         now: Tick,
     ) -> (FlowKey<Address>, Flow<Address>) {
         let member = kernel.members[&slot];
-        let backend = kernel.backends[&member.backend].endpoint;
+        let row = kernel.backends[&member.backend];
+        let backend = row.endpoint().map(ip);
+        let forwarding = kernel.services[&ServiceKey::new(vip)].forwarding();
         self.next_client += 1;
-        let [high, low] = self.next_client.to_be_bytes();
+        let port = self.next_client.to_be_bytes();
         let client = Endpoint {
-            address: [10, 71, 1, 1],
-            port: [high, low],
+            address: IpAddr::V4(Ipv4Addr::new(10, 71, 1, 1)),
+            port,
         };
-        let flow = Flow::new(Direction::ToBackend, backend, slot, member.generation, now);
-        (FlowKey::between(client, vip), flow)
+        let gateway = Endpoint {
+            address: ip(row.gateway),
+            port,
+        };
+        let key = FlowKey::between(client, vip);
+        let leaving = match forwarding {
+            Forwarding::Nat => FlowKey::between(client, backend),
+            Forwarding::FullNat => FlowKey::between(gateway, backend),
+            Forwarding::Dsr => key,
+        };
+        let flow = Flow::new(Direction::ToBackend, &key, leaving, slot, now)
+            .of_generation(member.generation)
+            .forwarded(forwarding);
+        (key, flow)
     }
 }
 

@@ -1,9 +1,13 @@
 //! What can happen to a gateway, at random.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lb_common::member::{BackendId, Slot};
+use lb_common::trunk::Trunk;
+use lb_common::wire::EgressTags;
 use lb_userspace::engine::event::{Asker, Event};
+use lb_userspace::engine::kernel::Surroundings;
 use lb_userspace::engine::observation::Outcome;
 use lb_userspace::protocol::{KillTarget, Request};
 
@@ -214,7 +218,7 @@ impl Weather {
                 self.world.traffic.suspect(slot);
                 Event::Suspected(slot)
             }
-            2 => Event::NextHopsChanged,
+            2 => Event::NextHopsChanged(self.surroundings()),
             3 => Event::Probed {
                 backend: id,
                 handshake: failure,
@@ -229,6 +233,26 @@ impl Weather {
         let text = format!("{event:?}");
         self.world.step(event);
         text
+    }
+
+    /// The host's network, as it is from now on: with VLAN devices or without, and reaching the
+    /// backends from one address or another.
+    fn surroundings(&mut self) -> Surroundings {
+        let mut surroundings = Surroundings::default();
+        for device in 20..23 {
+            if self.random.is_one_in(2) {
+                let tags = EgressTags([self.random.small(3) + 1, 0]);
+                let trunk = Trunk { interface: 2, tags };
+                surroundings.trunks.insert(device, trunk);
+            }
+        }
+        for name in &self.backends {
+            let last = u8::try_from(self.random.small(3)).unwrap();
+            let source = Ipv4Addr::new(10, 72, 255, last);
+            let address = self.site.address(name).ip();
+            surroundings.sources.insert(address, source.into());
+        }
+        surroundings
     }
 
     /// Changes the configuration file; tells how.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lb_common::flow::Tick;
+use lb_common::flow::{FlowKey, Tick};
 use lb_common::member::Slot;
 use lb_userspace::config::{Config, ProbeKind};
 use lb_userspace::engine::effect::{Effect, Write};
 use lb_userspace::engine::event::{Asker, Event};
-use lb_userspace::engine::kernel::{KernelTables, endpoint};
+use lb_userspace::engine::kernel::{Address, KernelTables, backend_address, endpoint};
 use lb_userspace::engine::{Engine, Moment};
 use lb_userspace::protocol::{Request, Response};
 use lb_userspace::report::{BackendReport, ServiceReport, StatusReport};
@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) traffic: Traffic,
     /// The members (`service/backend`) that were reset, in the order of their slots.
     pub(crate) resets: Vec<String>,
+    /// The connections that were reset one by one, by the flow of the client's packets.
+    pub(crate) idle_resets: Vec<FlowKey<Address>>,
     pub(crate) answers: Vec<(Asker, Response)>,
     pub(crate) told: Vec<String>,
     /// Every write so far.
@@ -50,6 +52,7 @@ impl World {
             servers,
             traffic: Traffic::default(),
             resets: Vec::new(),
+            idle_resets: Vec::new(),
             answers: Vec::new(),
             told: Vec::new(),
             writes: Vec::new(),
@@ -249,6 +252,15 @@ impl World {
                 };
                 self.under_way.push((self.now + WALK, event));
             }
+            Effect::ResetFlows(keys) => {
+                self.idle_resets.extend(keys);
+                let event = Event::WasReset {
+                    connections: self.traffic.reset_flows(keys),
+                    took: WALK,
+                    asker: None,
+                };
+                self.under_way.push((self.now + WALK, event));
+            }
             Effect::Walk => {
                 let (slots, _) = self.engine.counted();
                 let event = Event::Walked {
@@ -263,7 +275,7 @@ impl World {
                 established,
                 transient,
             } => {
-                for key in established {
+                for (key, _) in established {
                     self.traffic.established.remove(key);
                 }
                 for key in transient {
@@ -287,8 +299,8 @@ impl World {
                     .kernel
                     .backends
                     .get(&member.backend)
-                    .map(|row| row.endpoint);
-                let is_its = |backend: &&BackendReport| Some(endpoint(backend.address)) == place;
+                    .map(|row| backend_address(row.endpoint()));
+                let is_its = |backend: &&BackendReport| Some(backend.address) == place;
                 if slot.service() == row.id
                     && let Some(backend) = service.backends.iter().find(is_its)
                 {

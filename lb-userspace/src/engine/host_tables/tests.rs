@@ -49,7 +49,7 @@ fn a_full_table_still_takes_what_it_holds_already() {
 fn the_longest_network_of_the_services_own_lists_decides() {
     let mut tables = HostTables::<V4>::new();
     let network = |a, b, c, d| v4(Ipv4Addr::new(a, b, c, d)).widen();
-    let mut list = |network, prefix, access| {
+    let mut list = |network, prefix: u8, access| {
         tables
             .access
             .insert((ServiceId(7), network, 96 + prefix), access)

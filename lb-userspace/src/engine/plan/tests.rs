@@ -2,13 +2,17 @@
 //! state on the way is safe.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lb_common::backend::Backend;
+use lb_common::family::{Address as _, WideAddress};
 use lb_common::flow::Endpoint;
 use lb_common::gateway::Gateway;
 use lb_common::member::{BackendId, Member, Slot};
-use lb_common::service::{Algorithm, Service, ServiceId, ServiceKey};
-use proptest::collection::{btree_map, btree_set, vec};
+use lb_common::service::{Access, Algorithm, Service, ServiceId, ServiceKey};
+use lb_common::trunk::Trunk;
+use lb_common::wire::EgressTags;
+use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,17 +22,18 @@ const SERVICES: u16 = 3;
 const MEMBERS: u8 = 4;
 const BACKENDS: u16 = 6;
 
+/// The first two services share a VIP, the third has one of the other family.
 fn key(service: u16) -> ServiceKey<Address> {
-    let [_, port] = service.to_be_bytes();
-    ServiceKey::new(Endpoint {
-        address: [10, 71, 0, 100],
-        port: [0, port],
-    })
+    let address = match service {
+        0 | 1 => Ipv4Addr::new(10, 71, 0, 100).into(),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0x71, 0, 0, 0, 0, 0x100).into(),
+    };
+    let port = service.to_be_bytes();
+    ServiceKey::new(Endpoint { address, port })
 }
 
-fn network(service: u16, last: u8) -> ([u8; 6], u32) {
-    let [high, low] = service.to_be_bytes();
-    ([high, low, 10, 71, last, 0], 40)
+fn network(service: u16, third: u8) -> (ServiceId, Address, u8) {
+    (ServiceId(service), Ipv4Addr::new(10, 71, third, 0).into(), 24)
 }
 
 prop_compose! {
@@ -44,9 +49,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn backend()(port: u8, max_connections in 0..3_u32, reaped in 0..3_u64) -> Backend<Address> {
+    fn backend()(port: u8, max_connections in 0..3_u32, reaped in 0..3_u64) -> Backend<WideAddress> {
         let mut backend = Backend::default();
-        backend.endpoint = Endpoint { address: [10, 72, 0, 11], port: [0, port] };
+        let address = IpAddr::from(Ipv4Addr::new(10, 72, 0, 11)).widen();
+        backend.set_endpoint(Endpoint { address, port: [0, port] });
         backend.max_connections = max_connections;
         backend.reaped = reaped;
         backend
@@ -55,29 +61,50 @@ prop_compose! {
 
 prop_compose! {
     fn service()(members in 1..=MEMBERS, is_hash: bool, ring_length in 0..4_u32,
-                 is_holding: bool, is_restricted: bool) -> (u8, Algorithm, u32, bool, bool) {
+                 is_holding: bool, otherwise in access())
+                 -> (u8, Algorithm, u32, bool, Access) {
         let algorithm = if is_hash { Algorithm::Hash } else { Algorithm::LeastConnections };
-        (members, algorithm, ring_length, is_holding, is_restricted)
+        (members, algorithm, ring_length, is_holding, otherwise)
+    }
+}
+
+fn access() -> impl Strategy<Value = Access> {
+    prop_oneof![Just(Access::Allow), Just(Access::Deny)]
+}
+
+prop_compose! {
+    fn trunk()(interface in 1..3_u32, tag in 1..3_u16) -> Trunk {
+        Trunk { interface, tags: EgressTags([tag, 0]) }
     }
 }
 
 prop_compose! {
     fn tables()(
         next_hop_generation in 1..3_u32,
+        first_port in 1..3_u16,
+        filter in btree_map(0..4_u32, 1..16_u64, 0..4),
+        trunks in btree_map(5..9_u32, trunk(), 0..4),
         services in btree_map(0..SERVICES, service(), 0..4),
         members in btree_map((0..SERVICES, 0..MEMBERS), member(), 0..12),
         backends in btree_map(0..BACKENDS, backend(), 0..7),
         rings in btree_map(0..SERVICES, vec(0..MEMBERS, 0..4), 0..4),
-        allowed in btree_set((0..SERVICES, 0..4_u8), 0..6),
+        access in btree_map((0..SERVICES, 0..4_u8), access(), 0..6),
     ) -> KernelTables {
-        let service = |(id, (members, algorithm, length, is_holding, is_restricted))| {
+        let vips = services.keys().map(|id| key(*id).vip().address).collect();
+        let service = |(id, (members, algorithm, length, is_holding, otherwise))| {
             let row = Service::new(ServiceId(id), members, algorithm, length);
-            (key(id), row.holding(is_holding).restricted(is_restricted))
+            (key(id), row.holding(is_holding).restricted(otherwise))
         };
         KernelTables {
-            gateway: Gateway { layout: 1, next_hop_generation },
+            gateway: Gateway { layout: 1, next_hop_generation, first_port, last_port: 9 },
+            filter,
+            trunks,
+            vips,
             services: services.into_iter().map(service).collect(),
-            allowed: allowed.into_iter().map(|(id, last)| network(id, last)).collect(),
+            access: access
+                .into_iter()
+                .map(|((id, third), access)| (network(id, third), access))
+                .collect(),
             members: members
                 .into_iter()
                 .map(|((service, index), row)| (Slot::of(ServiceId(service), index), row))
@@ -90,7 +117,7 @@ prop_compose! {
 
 prop_compose! {
     /// Tables as they are, and as the engine may want them: no slot is given up, no generation
-    /// falls, and another backend in a slot takes a new generation and is not eligible yet.
+    /// falls, no bit of the filter is taken back, and another backend in a slot takes a new generation and is not eligible yet.
     fn change()(applied in tables(), raw in tables()) -> (KernelTables, KernelTables) {
         let mut wanted = raw;
         for (slot, before) in &applied.members {
@@ -101,6 +128,9 @@ prop_compose! {
                 *row = row.eligible(false);
                 row.generation = before.generation + 1;
             }
+        }
+        for (word, bits) in &applied.filter {
+            *wanted.filter.entry(*word).or_default() |= bits;
         }
         for row in wanted.members.values() {
             wanted.backends.entry(row.backend).or_default();
@@ -119,8 +149,17 @@ fn states(applied: &KernelTables, writes: &[Write]) -> Vec<KernelTables> {
             Write::Member(slot, member) => drop(next.members.insert(slot, member)),
             Write::Backend(id, backend) => drop(next.backends.insert(id, backend)),
             Write::Ring(id, ring) => drop(next.rings.insert(id, ring)),
-            Write::Allow(network, length) => drop(next.allowed.insert((network, length))),
-            Write::Disallow(network, length) => drop(next.allowed.remove(&(network, length))),
+            Write::Filter(word, bits) => drop(next.filter.insert(word, bits)),
+            Write::Trunk(interface, trunk) => drop(next.trunks.insert(interface, trunk)),
+            Write::RemoveTrunk(interface) => drop(next.trunks.remove(&interface)),
+            Write::Vip(vip) => drop(next.vips.insert(vip)),
+            Write::RemoveVip(vip) => drop(next.vips.remove(&vip)),
+            Write::Access(id, address, prefix, access) => {
+                next.access.insert((id, address, prefix), access);
+            }
+            Write::RemoveAccess(id, address, prefix) => {
+                next.access.remove(&(id, address, prefix));
+            }
             Write::Service(key, service) => drop(next.services.insert(key, service)),
             Write::RemoveService(key) => drop(next.services.remove(&key)),
         }
@@ -144,7 +183,10 @@ proptest! {
         let end = &states[states.len() - 1];
         prop_assert_eq!(end.gateway, wanted.gateway);
         prop_assert_eq!(&end.services, &wanted.services);
-        prop_assert_eq!(&end.allowed, &wanted.allowed);
+        prop_assert_eq!(&end.access, &wanted.access);
+        prop_assert_eq!(&end.vips, &wanted.vips);
+        prop_assert_eq!(&end.trunks, &wanted.trunks);
+        prop_assert_eq!(&end.filter, &wanted.filter);
         prop_assert_eq!(&end.members, &wanted.members);
         for (id, row) in &wanted.backends {
             prop_assert_eq!(end.backends.get(id), Some(row));
@@ -214,21 +256,26 @@ proptest! {
         }
     }
 
-    /// A service that is new or changed finds its members, its ring and its allow list complete;
-    /// one that goes takes its allow list along last.
+    /// A service that is new or changed finds its members, its ring, its access lists, its VIP and
+    /// its bits of the filter; one that goes takes its access lists and its VIP along last.
     #[test]
     fn a_service_finds_everything_it_refers_to((applied, wanted) in change()) {
         for state in states(&applied, &plan(&applied, &wanted)) {
             for (key, service) in &state.services {
-                let lost = applied.allowed.difference(&state.allowed).count();
+                prop_assert!(state.vips.contains(&key.vip().address), "{:?} has no VIP", key);
+                let is_lost = |network: &&_| !state.access.contains_key(*network);
+                let lost = applied.access.keys().filter(is_lost).count();
                 if applied.services.get(key) != Some(service) {
                     prop_assert_eq!(&state.members, &wanted.members);
                     let ring = wanted.rings.get(&service.id);
                     prop_assert!(ring.is_none() || state.rings.get(&service.id) == ring);
-                    prop_assert!(state.allowed.is_superset(&wanted.allowed));
+                    for (network, access) in &wanted.access {
+                        prop_assert_eq!(state.access.get(network), Some(access));
+                    }
+                    prop_assert_eq!(&state.filter, &wanted.filter);
                 }
                 if wanted.services.get(key) != Some(service) {
-                    prop_assert_eq!(lost, 0, "an allow list shrinks under {:?}", key);
+                    prop_assert_eq!(lost, 0, "an access list shrinks under {:?}", key);
                 }
             }
         }
