@@ -60,6 +60,19 @@ pub struct Surroundings {
     pub sources: BTreeMap<Address, Address>,
 }
 
+impl Surroundings {
+    /// What an earlier controller knew of them.
+    pub fn of(tables: &KernelTables) -> Self {
+        let is_known = |backend: &&Backend<WideAddress>| backend.gateway != WideAddress::default();
+        let backends = tables.backends.values().filter(is_known);
+        let source = |it: &Backend<WideAddress>| (ip(it.endpoint().address), ip(it.gateway));
+        Self {
+            trunks: tables.trunks.clone(),
+            sources: backends.map(source).collect(),
+        }
+    }
+}
+
 /// A socket address as it stands in packets.
 pub fn endpoint(address: SocketAddr) -> Endpoint<Address> {
     Endpoint {

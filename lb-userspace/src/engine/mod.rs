@@ -73,7 +73,7 @@ impl Engine {
             reaped: adopt::gateway_reaped(&found),
             miscounted: Error::default(),
             // Whatever was cached while no controller watched the routes is looked up again.
-            surroundings: Surroundings::default(),
+            surroundings: Surroundings::of(&found),
             next_hop_generation: found.gateway.next_hop_generation.wrapping_add(1).max(1),
             applied: found,
             is_doubtful: false,

@@ -26,7 +26,7 @@ use crate::engine::event::{Asker, Event};
 use crate::engine::{Engine, Moment};
 use crate::metrics;
 use crate::protocol::{Request, Response};
-use crate::report::InterfaceReport;
+use crate::report::{InterfaceReport, StatusReport};
 
 /// The page of metrics is made anew this often.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,11 +85,7 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
             }
             () = sleep_until(deadline.min(controller.metrics_due).into()) => Event::Tick,
             _ = hang_up.recv() => {
-                if let Some(config) = controller.reload(path, &network).await {
-                    let surroundings = look_round(&network, &config).await;
-                    controller.step(Event::NextHopsChanged(surroundings));
-                    controller.step(Event::Configured(Box::new(config)));
-                }
+                controller.reload(path, &network).await;
                 continue;
             }
             _ = terminate.recv() => break,
@@ -130,14 +126,12 @@ impl Controller {
         let tables = Tables::open(&pin_dir)?;
         let found = restore::read(&tables)?;
         if datapath.is_restored {
-            info!(
-                "found the tables of an earlier run in {}",
-                pin_dir.display()
-            );
+            let place = pin_dir.display();
+            info!("found the tables of an earlier run in {place}");
         }
-        let report = |(name, mode): &(String, _)| InterfaceReport {
+        let report = |(name, xdp_mode): &(String, _)| InterfaceReport {
             name: name.clone(),
-            xdp_mode: *mode,
+            xdp_mode: *xdp_mode,
         };
         Ok(Self {
             engine: Engine::new(config, found, Moment::ZERO),
@@ -197,13 +191,7 @@ impl Controller {
                 | Effect::ResetClients { .. }
                 | Effect::ResetFlows(_)
                 | Effect::Walk
-                | Effect::Remove { .. } => {
-                    let (slots, _) = self.engine.counted();
-                    let job = walker::job(effect, slots);
-                    if job.is_some_and(|job| self.jobs.send(job).is_err()) {
-                        error!("the walker of the connection tables has ended");
-                    }
-                }
+                | Effect::Remove { .. } => self.walk(effect),
             }
         }
         if !is_written {
@@ -213,6 +201,13 @@ impl Controller {
                 tokio::time::sleep(METRICS_INTERVAL).await;
                 let _ = events.send(Event::WriteFailed).await;
             });
+        }
+    }
+
+    fn walk(&mut self, effect: Effect) {
+        let job = walker::job(effect, self.engine.counted().0);
+        if job.is_some_and(|job| self.jobs.send(job).is_err()) {
+            error!("the walker of the connection tables has ended");
         }
     }
 
@@ -269,11 +264,7 @@ impl Controller {
         match request {
             Request::Status => {
                 self.step(Event::Tick);
-                let interfaces = self.interfaces.clone();
-                let report = self
-                    .engine
-                    .status(interfaces, std::process::id(), self.now());
-                let _ = reply.send(Response::Status(report));
+                let _ = reply.send(Response::Status(self.report()));
             }
             Request::Explain { service, client } => {
                 self.step(Event::Tick);
@@ -305,6 +296,12 @@ impl Controller {
                 self.step(Event::Asked(request, asker));
             }
         }
+    }
+
+    fn report(&self) -> StatusReport {
+        let interfaces = self.interfaces.clone();
+        self.engine
+            .status(interfaces, std::process::id(), self.now())
     }
 
     fn report_connections(
@@ -341,21 +338,18 @@ impl Controller {
         }
     }
 
-    /// Reads the configuration again and prepares the host for it; `None` when it stays as it was.
-    async fn reload(&mut self, path: &Path, network: &Network) -> Option<Config> {
+    /// Reads the configuration again; one that cannot be used changes nothing.
+    async fn reload(&mut self, path: &Path, network: &Network) {
         let config = match config::load(path) {
             Ok(config) => config,
-            Err(error) => {
-                error!("the configuration stays as it was: {error}");
-                return None;
-            }
+            Err(error) => return error!("the configuration stays as it was: {error}"),
         };
         if config.gateway != self.engine.config().gateway {
             error!(
                 "the configuration stays as it was: [gateway] has changed, which takes a restart \
                  (no connection is lost by one)"
             );
-            return None;
+            return;
         }
         let prepared = match check_ports(&config).and_then(|()| host::let_forward(&config)) {
             Ok(()) => host::take_vips(network, &config).await,
@@ -363,9 +357,11 @@ impl Controller {
         };
         if let Err(error) = prepared {
             error!("the configuration stays as it was: {error:#}");
-            return None;
+            return;
         }
-        Some(config)
+        let surroundings = look_round(network, &config).await;
+        self.step(Event::NextHopsChanged(surroundings));
+        self.step(Event::Configured(Box::new(config)));
     }
 
     async fn serve_metrics(&mut self) -> Result<()> {
@@ -387,9 +383,7 @@ impl Controller {
         }
         self.metrics_due = clock::now() + METRICS_INTERVAL;
         let Some(page) = &self.page else { return };
-        let report = self
-            .engine
-            .status(self.interfaces.clone(), std::process::id(), self.now());
+        let report = self.report();
         match self.tables.reasons() {
             Ok(reasons) => {
                 let reasons: Vec<_> = reasons

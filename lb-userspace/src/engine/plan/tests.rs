@@ -33,7 +33,11 @@ fn key(service: u16) -> ServiceKey<Address> {
 }
 
 fn network(service: u16, third: u8) -> (ServiceId, Address, u8) {
-    (ServiceId(service), Ipv4Addr::new(10, 71, third, 0).into(), 24)
+    (
+        ServiceId(service),
+        Ipv4Addr::new(10, 71, third, 0).into(),
+        24,
+    )
 }
 
 prop_compose! {
