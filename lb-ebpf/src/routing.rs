@@ -37,7 +37,7 @@ pub(crate) fn find_next_hop<F: TabledFamily>(
     if is_found {
         let trunk = find_trunk(query.ifindex);
         next_hop.interface = trunk.map_or(query.ifindex, |trunk| trunk.interface);
-        next_hop.tags = trunk.map_or(EgressTags::default(), |trunk| trunk.tags);
+        next_hop.tags = trunk.map_or_else(EgressTags::default, |trunk| trunk.tags);
         next_hop.generation = next_hop_generation();
         next_hop.mtu = packet::mtu(query);
         next_hop.destination = query.dmac;

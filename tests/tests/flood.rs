@@ -1,4 +1,5 @@
 //! A flood of SYNs: established connections do not notice, and new clients still get in.
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use std::{
     io,
@@ -67,9 +68,10 @@ fn go_on_under_flood(lines: &str) -> Result<()> {
         "{lines}, {SESSIONS} established sessions: {:.0} answers a second, 0 failed",
         echoes as f64 / took
     );
-    assert!(syns > f64::from(RATE) / 2.0, "that was no flood");
+    assert!(syns > 1_000.0, "that was no flood");
     assert!(flooded.is_flawless(), "{flooded}");
-    assert!(echoes as usize > 2 * SESSIONS, "only {echoes} answers");
+    let least = u64::try_from(2 * SESSIONS)?;
+    assert!(echoes > least, "only {echoes} answers");
     // Idle or not, each of them is still there, and nothing of the flood is counted as a connection.
     for stream in &mut sessions {
         listener::echo(stream, b"still here")?;

@@ -1,4 +1,5 @@
 //! full-nat: backends that do not route through the gateway, and see its address.
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use std::{net::SocketAddr, time::Duration};
 

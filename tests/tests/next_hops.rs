@@ -1,4 +1,5 @@
 //! The ways to clients and backends change under traffic, and no connection is lost.
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use std::{
     net::TcpStream,

@@ -1,4 +1,5 @@
 //! What one client address may do to a service: whether it may connect, how often, and how many connections it has.
+#![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use std::{
     io::{self, ErrorKind},
