@@ -171,7 +171,8 @@ fn set_up(tables: &mut Tables, max_connections: u32) -> Result<()> {
     })?;
     let mut filter = KernelTables::default();
     let mut whole = Backend::default();
-    whole.max_connections = max_connections;
+    // Each family fills its own table, and then new ones are to be opened still.
+    whole.max_connections = max_connections * 16;
     tables.set_backend(BackendId::GATEWAY, whole)?;
     for (service, family) in (0..).map(ServiceId).zip(FAMILIES) {
         for number in 0..BACKENDS {
