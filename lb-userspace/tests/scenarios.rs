@@ -14,6 +14,8 @@ mod traffic;
 #[path = "scenarios/world.rs"]
 mod world;
 
+#[path = "scenarios/forwarding.rs"]
+mod forwarding;
 #[path = "scenarios/health.rs"]
 mod health;
 #[path = "scenarios/operator.rs"]
