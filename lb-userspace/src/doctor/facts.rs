@@ -167,6 +167,8 @@ pub struct Settings {
     pub reverse_path: Option<u8>,
     /// `net.ipv4.conf.INTERFACE.accept_local`, or that of `all` when it is higher.
     pub accept_local: Option<u8>,
+    /// `net.ipv4.conf.INTERFACE.send_redirects`, or that of `all` when it is higher.
+    pub send_redirects: Option<u8>,
     /// `net.ipv6.conf.INTERFACE.forwarding`, or that of `all` when it is lower.
     pub forwarding_v6: Option<u8>,
 }

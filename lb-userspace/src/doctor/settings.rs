@@ -94,6 +94,13 @@ fn wrong_settings(name: &str, link: &Link, plan: &Plan) -> Vec<(String, &'static
             "first replies to a client come from the VIP, an address of this host, and are dropped",
         ));
     }
+    if settings.send_redirects == Some(1) {
+        wrong.push((
+            format!("net.ipv4.conf.{name}.send_redirects=0"),
+            "it is 1, here or for all, and a backend that shares a subnet with its clients is told \
+             to answer them past this gateway",
+        ));
+    }
     if plan.has_ipv6 && settings.forwarding_v6 == Some(0) {
         wrong.push((
             "net.ipv6.conf.all.forwarding=1".to_owned(),

@@ -58,6 +58,7 @@ fn card(name: &str, subnet: &str) -> Interface {
             forwarding: Some(1),
             reverse_path: Some(2),
             accept_local: Some(1),
+            send_redirects: Some(0),
             forwarding_v6: Some(1),
         },
     };
@@ -647,6 +648,17 @@ fn settings_that_were_changed_again_are_problems() {
         subject,
         "dropped",
         "net.ipv4.conf.eth0.accept_local=1",
+    );
+    let telling = Settings {
+        send_redirects: Some(1),
+        ..good
+    };
+    check(
+        set(telling),
+        Problem,
+        subject,
+        "past this gateway",
+        "net.ipv4.conf.eth0.send_redirects=0",
     );
     check_silence(set(Settings::default()));
     // Before it runs, `pglb run` is going to set them.

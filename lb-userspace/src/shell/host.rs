@@ -75,11 +75,19 @@ type Note = BTreeMap<String, u8>;
 
 /// To clients go packets from the VIP, an address of this host that lies on another interface, so
 /// that they must be accepted from it, and not asked the way back too strictly.
+///
+/// A backend in one subnet with its clients must not be told of the shorter way to them: its
+/// replies would pass this gateway by.
 fn let_forward_ipv4(gateway: &Gateway, before: &mut Note) -> Result<()> {
+    // What `all` says is said for every interface; the others keep their own word.
+    if let Some(old) = change(ALL, Setting::SendRedirects, 0, before)? {
+        info!("{} is 0 now (was {old})", Setting::SendRedirects.name(ALL));
+    }
     for interface in &gateway.interfaces {
         for (setting, value) in [
             (Setting::Forwarding, 1),
             (Setting::AcceptLocal, 1),
+            (Setting::SendRedirects, 0),
             (Setting::ReversePath, LOOSE),
         ] {
             let is_strict = || {
@@ -197,9 +205,10 @@ fn note_key(interface: &str, setting: Setting) -> String {
 }
 
 /// The settings that are changed, and put back in this order, as the note has them.
-const WORDS: [(Setting, &str); 5] = [
+const WORDS: [(Setting, &str); 6] = [
     (Setting::Forwarding, "forwarding"),
     (Setting::AcceptLocal, "accept_local"),
+    (Setting::SendRedirects, "send_redirects"),
     (Setting::ReversePath, "rp_filter"),
     (Setting::Ipv6Forwarding, "ipv6/forwarding"),
     (Setting::AcceptRa, "ipv6/accept_ra"),

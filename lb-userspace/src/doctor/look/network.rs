@@ -71,6 +71,7 @@ fn read_settings(name: &str) -> Settings {
         forwarding: read("ipv4", name, "forwarding"),
         reverse_path: either("rp_filter"),
         accept_local: either("accept_local"),
+        send_redirects: either("send_redirects"),
         forwarding_v6: both_v6(),
     }
 }

@@ -63,7 +63,9 @@ fn check_settings(changed: &[(&str, u8)], before: &BTreeMap<String, u8>) {
     assert_eq!(snapshot(), expected);
 }
 
-const OF_IPV4: [(&str, u8); 3] = [
+const OF_IPV4: [(&str, u8); 5] = [
+    ("net.ipv4.conf.all.send_redirects", 0),
+    ("net.ipv4.conf.here.send_redirects", 0),
     ("net.ipv4.conf.here.forwarding", 1),
     ("net.ipv4.conf.here.accept_local", 1),
     ("net.ipv4.conf.here.rp_filter", 2),
@@ -130,6 +132,8 @@ fn an_interface_that_does_not_forward_though_all_do_is_changed_alone() {
         let scene = Scene::new("host6all", "[2001:db8:71::100]:5432");
         let_forward(&scene.config).unwrap();
         let changed = [
+            ("net.ipv4.conf.all.send_redirects", 0),
+            ("net.ipv4.conf.here.send_redirects", 0),
             ("net.ipv4.conf.here.forwarding", 1),
             ("net.ipv4.conf.here.accept_local", 1),
             ("net.ipv6.conf.here.forwarding", 1),

@@ -18,6 +18,9 @@ pub enum Setting {
     /// Whether a packet's sender must be reachable: not asked (0), by the interface that it came
     /// in by (1, strict), or by any (2, loose). The higher of this and of `all` counts.
     ReversePath,
+    /// Whether senders are told (ICMP redirect) of a shorter way for packets that leave by where
+    /// they came in (0 or 1). The higher of this and of `all` counts.
+    SendRedirects,
     /// Whether IPv6 packets for other hosts are passed on (0 or 1). The kernel asks it of the
     /// interface for the routing lookup of an XDP program, and of `all` for what it forwards
     /// itself.
@@ -41,6 +44,7 @@ impl Setting {
             Self::Forwarding => ("ipv4", "forwarding"),
             Self::AcceptLocal => ("ipv4", "accept_local"),
             Self::ReversePath => ("ipv4", "rp_filter"),
+            Self::SendRedirects => ("ipv4", "send_redirects"),
             Self::Ipv6Forwarding => ("ipv6", "forwarding"),
             Self::AcceptRa => ("ipv6", "accept_ra"),
             Self::DisableIpv6 => ("ipv6", "disable_ipv6"),
