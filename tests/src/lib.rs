@@ -7,6 +7,7 @@
 pub mod churn;
 pub mod clock;
 pub mod command;
+pub mod counts;
 pub mod family;
 pub mod flood;
 pub mod frames;

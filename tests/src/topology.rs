@@ -237,6 +237,11 @@ fn connect_client_by_bridge(
         };
         Link::between((host, interface), (segment, port))?;
         segment.run(&format!("ip link set {port} master bridge"))?;
+        if interface == "client" {
+            // A link's far end is the gateway's otherwise: this one has to poll, for XDP to send back out of its
+            // interface.
+            segment.run(&format!("ethtool -K {port} gro on"))?;
+        }
         let address = family.address(address);
         host.run(&format!("ip address add {address}/{bits} dev {interface}"))?;
     }
