@@ -14,6 +14,16 @@ pub struct Packets {
     pub sent: u64,
 }
 
+impl Packets {
+    /// Those of an interface since an earlier look at it.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            received: self.received - earlier.received,
+            sent: self.sent - earlier.sent,
+        }
+    }
+}
+
 impl Namespace {
     /// The packets of an interface since it was made.
     pub fn packets(&self, interface: &str) -> Result<Packets> {

@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are worth reading")]
 
 use std::{
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -12,21 +12,27 @@ use anyhow::{Context as _, Result, anyhow};
 use pglb_tests::{
     churn::Churn,
     clock,
+    counts::Packets,
     family::Family,
     listener::{self, Manner},
+    namespace::Namespace,
     plain::PlainSite,
-    topology::{CLIENT, INSIDE, Plan},
+    topology::{CLIENT, Host, INSIDE, Plan, VIP},
 };
 
 pglb_tests::in_both_families!(
     a_backend_with_another_mac_keeps_its_connections,
     neighbours_that_are_forgotten_are_found_again,
     routes_move_to_other_links_and_back,
+    the_default_route_moves_to_another_router_and_back,
+    replies_leave_by_other_interfaces_than_requests_came_in_by,
 );
 
 /// Linux sends lost data again after 200 ms, and doubles that.
 const PAUSE: Duration = Duration::from_millis(1_500);
 const SESSIONS: usize = 20;
+/// Packets of the kernel's own: neighbours are asked for, and what waits for the answer is sent.
+const FEW: u64 = 30;
 
 fn a_backend_with_another_mac_keeps_its_connections(family: Family) -> Result<()> {
     let site = start(family)?;
@@ -86,7 +92,7 @@ fn routes_move_to_other_links_and_back(family: Family) -> Result<()> {
         }
         Ok(())
     })?;
-    let moved = packets_out(&site, &site.network.hosts()[0].spare())?;
+    let moved = gateway.packets(&site.network.hosts()[0].spare())?.sent;
     assert!(moved > 100, "only {moved} packets took the new way");
     keep_talking(&site, || {
         gateway.run(&format!("ip route delete {client}/{one} dev spare"))?;
@@ -98,6 +104,80 @@ fn routes_move_to_other_links_and_back(family: Family) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn the_default_route_moves_to_another_router_and_back(family: Family) -> Result<()> {
+    let site = start(family)?;
+    let (gateway, client) = (site.network.gateway(), site.network.client());
+    let (one, bits) = (family.address_bits(), family.subnet_bits());
+    let [far, first, second, own, vip] = [
+        Ipv4Addr::new(10, 90, 0, 10),
+        CLIENT,
+        Ipv4Addr::new(10, 73, 0, 10),
+        Ipv4Addr::new(10, 73, 0, 1),
+        VIP,
+    ]
+    .map(|address| family.address(address));
+    // Clients of another network, behind either of two routers: the client's namespace is all three.
+    client.run(&format!("ip address add {far}/{one} dev lo"))?;
+    client.run(&format!("ip route add {vip}/{one} dev eth0 src {far}"))?;
+    client.run(&format!("ip address add {second}/{bits} dev eth1"))?;
+    gateway.run(&format!("ip address add {own}/{bits} dev spare"))?;
+    gateway.run(&format!("ip route add default via {first} dev client"))?;
+    keep_talking(&site, || {
+        let set = format!("ip route replace default via {second} dev spare");
+        gateway.run(&set).map(drop)
+    })?;
+    let moved = client.packets("eth1")?;
+    assert!(moved.received > 1_000, "{moved:?}");
+    // Requests come as ever.
+    assert!(moved.sent < FEW, "{moved:?}");
+    keep_talking(&site, || {
+        let set = format!("ip route replace default via {first} dev client");
+        gateway.run(&set).map(drop)
+    })
+}
+
+fn replies_leave_by_other_interfaces_than_requests_came_in_by(family: Family) -> Result<()> {
+    const CONNECTIONS: usize = 1_000;
+    let site = start(family)?;
+    let (gateway, client) = (site.network.gateway(), site.network.client());
+    let (one, address) = (family.address_bits(), family.address(CLIENT));
+    let inside = family.address(INSIDE);
+    client.run(&format!("ip address add {address}/{one} dev eth1"))?;
+    gateway.run(&format!("ip route add {address}/{one} dev spare"))?;
+    for host in site.network.hosts() {
+        let (own, spare, host) = (host.address(), host.spare(), host.namespace());
+        host.run(&format!("ip address add {own}/{one} dev eth1"))?;
+        gateway.run(&format!("ip address add {inside}/{one} dev {spare}"))?;
+        host.run(&format!("ip route replace {inside}/{one} dev eth1"))?;
+        host.run(&format!("ip route replace default via {inside} dev eth1"))?;
+    }
+    let hosts = || site.network.hosts().iter().map(Host::namespace);
+    let ends = || std::iter::once(client).chain(hosts());
+    let count = || -> Result<Vec<[Packets; 2]>> {
+        let both = |end: &Namespace| Ok([end.packets("eth0")?, end.packets("eth1")?]);
+        ends().map(both).collect()
+    };
+    let (before, passed) = (count()?, gateway.forwarded(family)?);
+    let churn = Churn::run(client, site.target(), Manner::Echo, 2, CONNECTIONS)?;
+    println!("{family}: {churn}");
+    assert!(churn.is_flawless() && churn.slowest < PAUSE, "{churn}");
+    // Each direction has many packets, at each end, and an interface to itself.
+    const MANY: u64 = 500;
+    let counts = before.into_iter().zip(count()?);
+    let mut counts = counts.map(|(before, after)| [0, 1].map(|it| after[it].since(before[it])));
+    let [requests, replies] = counts.next().context("the client has no packets")?;
+    let is_apart = |[hears, says]: [Packets; 2]| {
+        hears.received > MANY && hears.sent < FEW && says.received < FEW && says.sent > MANY
+    };
+    assert!(is_apart([replies, requests]), "{requests:?} {replies:?}");
+    for [requests, replies] in counts {
+        assert!(is_apart([requests, replies]), "{requests:?} {replies:?}");
+    }
+    let passed = gateway.forwarded(family)? - passed;
+    assert!(passed < FEW, "the kernel has forwarded {passed} packets");
+    site.await_connections(0)
 }
 
 fn start(family: Family) -> Result<PlainSite> {
@@ -113,6 +193,8 @@ fn start(family: Family) -> Result<PlainSite> {
 /// Changes something while sessions talk and clients come and go: nobody may fail, and nobody may wait long.
 fn keep_talking(site: &PlainSite, change: impl FnOnce() -> Result<()>) -> Result<()> {
     let (client, target) = (site.network.client(), site.target());
+    let (gateway, family) = (site.network.gateway(), site.network.family());
+    let passed = gateway.forwarded(family)?;
     let open = || (0..SESSIONS).map(|_| listener::connect(target));
     let mut sessions = client.enter(|| open().collect::<std::io::Result<Vec<_>>>())??;
     let is_over = AtomicBool::new(false);
@@ -144,9 +226,9 @@ fn keep_talking(site: &PlainSite, change: impl FnOnce() -> Result<()>) -> Result
         assert!(churn.is_flawless(), "{churn}");
         (tried, longest) = (tried + churn.tried, longest.max(churn.slowest));
     }
+    let passed = gateway.forwarded(family)? - passed;
     println!(
-        "{}: {SESSIONS} sessions and {tried} connections, longest silence {} ms, longest connection {} ms",
-        site.network.family(),
+        "{family}: {SESSIONS} sessions and {tried} connections, longest silence {} ms, longest connection {} ms, {passed} by the kernel",
         slowest.as_millis(),
         longest.as_millis()
     );
@@ -154,6 +236,7 @@ fn keep_talking(site: &PlainSite, change: impl FnOnce() -> Result<()>) -> Result
         slowest < PAUSE && longest < PAUSE,
         "{slowest:?} {longest:?}"
     );
+    assert!(passed < FEW, "the kernel has forwarded {passed} packets");
     drop(sessions);
     site.await_connections(0)
 }
@@ -169,10 +252,4 @@ fn talk_until(is_over: &AtomicBool, sessions: &mut [TcpStream]) -> Result<Durati
         }
     }
     Ok(slowest)
-}
-
-fn packets_out(site: &PlainSite, interface: &str) -> Result<u64> {
-    let line = format!("ip -s -j link show dev {interface}");
-    let shown: serde_json::Value = serde_json::from_str(&site.network.gateway().run(&line)?)?;
-    Ok(shown[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or(0))
 }
