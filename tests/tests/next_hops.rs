@@ -18,6 +18,7 @@ use pglb_tests::{
     listener::{self, Manner},
     namespace::Namespace,
     plain::PlainSite,
+    site::PATIENCE,
     topology::{CLIENT, Host, INSIDE, Plan, Shape, VIP},
 };
 
@@ -224,7 +225,17 @@ fn start(family: Family) -> Result<PlainSite> {
         has_spare_links: true,
         ..Plan::default()
     };
-    PlainSite::start(plan, Manner::Echo, "")
+    let site = PlainSite::start(plan, Manner::Echo, "")?;
+    // The last thing that a new link does by itself: what pglb hears after that, the test has done.
+    let settled = site.network.interfaces().len();
+    clock::wait_for("link-local addresses", PATIENCE, || {
+        let list = site
+            .network
+            .gateway()
+            .run("ip -6 -o address show scope link");
+        list.is_ok_and(|list| list.lines().count() == settled)
+    })?;
+    Ok(site)
 }
 
 /// Changes something while sessions talk and clients come and go: nobody may fail, nobody may wait long, and then
