@@ -52,6 +52,15 @@ impl Family {
         }
     }
 
+    /// What ends an `ip address add` after which the address is a source at once: without it, the kernel gets to it a
+    /// moment later, and refuses a route that names it until then.
+    pub fn at_once(self) -> &'static str {
+        match self {
+            Self::V4 => "",
+            Self::V6 => " nodad",
+        }
+    }
+
     /// Bytes of the headers of a TCP segment without options.
     pub fn headers(self) -> u16 {
         match self {

@@ -76,8 +76,9 @@ fn routes_move_to_other_links_and_back(family: Family) -> Result<()> {
     for host in site.network.hosts() {
         let own = host.address();
         gateway.run(&format!(
-            "ip address add {inside}/{one} dev {}",
-            host.spare()
+            "ip address add {inside}/{one} dev {}{}",
+            host.spare(),
+            family.at_once()
         ))?;
         host.namespace()
             .run(&format!("ip address add {own}/{one} dev eth1"))?;

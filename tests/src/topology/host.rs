@@ -123,9 +123,12 @@ impl Host {
 
     fn connect(&self, gateway: &Namespace) -> Result<()> {
         let (name, one) = (&self.name, self.plan.family.address_bits());
+        let at_once = self.plan.family.at_once();
         let (inside, own) = (self.plan.family.address(INSIDE), self.address());
         Link::between((&self.namespace, "eth0"), (gateway, name))?;
-        gateway.run(&format!("ip address add {inside}/{one} dev {name}"))?;
+        gateway.run(&format!(
+            "ip address add {inside}/{one} dev {name}{at_once}"
+        ))?;
         gateway
             .run(&format!("ip route add {own}/{one} dev {name} src {inside}"))
             .map(drop)
@@ -133,6 +136,7 @@ impl Host {
 
     fn connect_by_router(&self, router: &Namespace, gateway: &Namespace) -> Result<()> {
         let (name, one) = (&self.name, self.plan.family.address_bits());
+        let at_once = self.plan.family.at_once();
         let (inside, own, middle) = (
             self.plan.family.address(INSIDE),
             self.address(),
@@ -140,7 +144,9 @@ impl Host {
         );
         Link::between((router, "eth0"), (gateway, name))?;
         Link::between((&self.namespace, "eth0"), (router, "far"))?.narrow()?;
-        gateway.run(&format!("ip address add {inside}/{one} dev {name}"))?;
+        gateway.run(&format!(
+            "ip address add {inside}/{one} dev {name}{at_once}"
+        ))?;
         gateway.run(&format!(
             "ip route add {middle}/{one} dev {name} src {inside}"
         ))?;
