@@ -19,12 +19,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             self.linger(&flow);
         } else if self.is_opening() && flow.direction() == Direction::ToBackend {
             // A SYN on a live connection goes to its backend, which answers with a challenge
-            // ACK (RFC 5961, section 4): a forged SYN cannot move a session.
-            if flow.has_fin != 0 {
-                // This client has closed the connection, and uses its port again.
-                self.end(flow, Phase::Ended);
-                return Decision::NONE;
-            }
+            // ACK (RFC 5961, section 4): a forged SYN cannot move a session. Nor can a late one end
+            // a connection that its client has half closed; if it is a client's that has forgotten
+            // all about it, its RST to that answer makes room.
         } else {
             self.note_turn(flow);
         }
