@@ -32,19 +32,33 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     fn take_from_client(&mut self, flow: T::Found) -> Result<Forward, Reason> {
         let is_reset = self.packet.tcp.has(Tcp::RST);
         match flow.phase() {
-            Phase::SynSent | Phase::Refused | Phase::SynReceived if is_reset => self.give_up(flow),
+            Phase::SynSent | Phase::Refused | Phase::SynReceived if is_reset => {
+                if self.withdraws(&flow) {
+                    self.give_up(flow);
+                }
+            }
             // The backend's answer has not come this way, and the client has it.
             Phase::SynSent if flow.forwarding() == Forwarding::Dsr => self.complete(flow)?,
             Phase::SynSent | Phase::Refused => return Err(Reason::UnknownSegment),
             Phase::SynReceived if self.answers(&flow) => self.complete(flow)?,
             // A guess, or an answer to another SYN-ACK (RFC 9293, 3.10.7.4).
             Phase::SynReceived => return Err(Reason::UnknownSegment),
-            Phase::Reset if !is_reset && !self.establish(flow, Milestone::Resumed) => {
-                return Err(Reason::TableFull);
-            }
+            Phase::Reset if !is_reset => self.resume(flow)?,
             Phase::Ended | Phase::Reset | Phase::Established => {}
         }
         self.pass_on(flow).made()
+    }
+
+    /// Whether the client's RST is about the half-open connection: it answers what the backend has
+    /// acknowledged. Another may be about what the port was used for before, whose late segments
+    /// reach a client that is connecting again (RFC 9293, 3.10.7.3).
+    #[inline(never)]
+    fn withdraws(&self, flow: &Flow<F::Address>) -> bool {
+        if flow.forwarding() == Forwarding::Dsr {
+            return true;
+        }
+        let reply = self.opposite(&flow.leaving.reversed(), flow);
+        reply.is_none_or(|it| it.last_ack == self.packet.tcp.sequence())
     }
 
     /// Whether the packet acknowledges the backend's SYN-ACK.
@@ -68,16 +82,29 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Phase::SynSent | Phase::SynReceived if self.packet.tcp.has(Tcp::SYN | Tcp::ACK) => {
                 return self.answered(flow).made();
             }
-            Phase::SynReceived if is_reset => self.give_up(flow),
-            Phase::Reset if !is_reset && !self.establish(flow, Milestone::Resumed) => {
-                return Err(Reason::TableFull);
+            Phase::SynReceived if is_reset => {
+                if self.takes_back(&flow) {
+                    self.give_up(flow);
+                }
             }
+            Phase::Reset if !is_reset => self.resume(flow)?,
             // Among these a challenge ACK to the SYN, from a backend that still has an older
             // connection of the same 4-tuple: the client's RST to it makes room for its next SYN.
-            Phase::SynSent | Phase::Refused | Phase::SynReceived => {}
+            Phase::SynSent | Phase::Refused | Phase::SynReceived => {
+                let acknowledgment = self.packet.tcp.acknowledgment();
+                self.tables.note(flow, acknowledgment, self.now);
+            }
             Phase::Ended | Phase::Reset | Phase::Established => {}
         }
         self.pass_on(flow).made()
+    }
+
+    /// Whether the backend's RST is about the SYN-ACK that it has sent, and not about what the port was used for
+    /// before.
+    #[inline(never)]
+    fn takes_back(&self, flow: &Flow<F::Address>) -> bool {
+        let client = self.opposite(&flow.leaving.reversed(), flow);
+        client.is_none_or(|it| it.memo == self.packet.tcp.sequence())
     }
 
     /// A SYN on a connection that is not established.
@@ -190,6 +217,35 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             }
             None => Ok(()),
         }
+    }
+
+    /// The ends talk on after an RST, which was a forged one; or one of them has not heard it, and
+    /// the other's port belongs to another connection by now.
+    #[inline(always)]
+    fn resume(&self, flow: T::Found) -> Result<(), Reason> {
+        if self.is_replaced(&flow) {
+            return Err(Reason::Superseded);
+        }
+        if self.establish(flow, Milestone::Resumed) {
+            Ok(())
+        } else {
+            Err(Reason::TableFull)
+        }
+    }
+
+    /// Whether another connection has the place of this one's other flow.
+    #[inline(never)]
+    fn is_replaced(&self, flow: &Flow<F::Address>) -> bool {
+        let key = flow.leaving.reversed();
+        let other = match self.tables.recall(&key) {
+            Some(flow) => flow,
+            None => match self.tables.transient(&key) {
+                Some(flow) => flow,
+                None => return false,
+            },
+        };
+        flow.forwarding() != Forwarding::Dsr
+            && (other.leaving != self.key.reversed() || other.slot != flow.slot)
     }
 
     /// Whether it took the client so long that another service's connection has its replies.
