@@ -43,6 +43,10 @@ pub const MAX_TRUNKS: u32 = 4_096;
 /// of 60 s (include/net/tcp.h), and half a second for the way.
 pub const LINGER: Tick = Tick(3_606);
 
+/// How long the port of a connection that its client closed first is not given to another one: the
+/// backend's last segment may get lost and be sent again, with Linux after 200 and 600 ms. 1 s.
+pub const LAST_WORDS: Tick = Tick(60);
+
 /// Ports that are tried for a full-nat connection. With half of them taken, one connection in
 /// 65,536 finds none.
 pub const PORT_ATTEMPTS: u32 = 16;

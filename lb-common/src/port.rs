@@ -2,7 +2,7 @@
 
 use crate::family::{Address, Family, mix};
 use crate::flow::{Direction, Endpoint, Flow, FlowKey, Phase, Tick};
-use crate::limits::PORT_ATTEMPTS;
+use crate::limits::{LAST_WORDS, PORT_ATTEMPTS};
 use crate::member::Slot;
 use crate::service::Forwarding;
 use crate::tables::Tables;
@@ -84,8 +84,16 @@ fn frees<F: Family, T: Tables<F>>(
     if let Some(before) = tables.transient(reply_key) {
         let before_key = before.leaving.reversed();
         if before_key != *key {
-            // One that was reset has lingered, and nobody went on with it.
-            if before.phase() != Phase::Reset && before.may_go_on(now) {
+            let is_over = match before.phase() {
+                // It has lingered, and nobody went on with it.
+                Phase::Reset => true,
+                // The backend's FIN may get lost behind the gateway, and must then come to this client again.
+                Phase::Ended => now.since(before.last_seen) >= LAST_WORDS.0,
+                Phase::SynSent | Phase::Refused | Phase::SynReceived | Phase::Established => {
+                    !before.may_go_on(now)
+                }
+            };
+            if !is_over {
                 return false;
             }
             tables.forget(&before_key);

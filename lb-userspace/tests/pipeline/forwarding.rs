@@ -2,7 +2,7 @@
 
 use lb_common::family::{Address, V4, V6};
 use lb_common::flow::Phase;
-use lb_common::limits::LINGER;
+use lb_common::limits::{LAST_WORDS, LINGER};
 use lb_common::reason::Reason;
 use lb_common::service::{Access, Forwarding, ServiceId};
 use lb_common::source::SourceKey;
@@ -92,6 +92,10 @@ fn a_port_lingers<F: Kind>(is_backend_first: bool) {
     }
     assert_eq!(site.load(), (0, 0));
     if !is_backend_first {
+        // The backend's FIN may yet have to be sent again.
+        site.now.0 += LAST_WORDS.0 - 1;
+        assert_eq!(site.open((2, 2_000)).unwrap_err(), Reason::NoPort);
+        site.now.0 += 1;
         assert!(site.open((2, 2_000)).is_ok());
         return;
     }
@@ -192,7 +196,12 @@ fn churn<F: Kind>(forwarding: Forwarding, connections: u32) {
         match number % 9 {
             // Refused, and given up.
             0 if has_replies => drop(site.send(down(RST | ACK)).unwrap()),
-            0 | 1 => drop(site.send(up(RST)).unwrap()),
+            0 | 1 => {
+                if has_replies {
+                    site.send(down(SYN | ACK)).unwrap();
+                }
+                drop(site.send(up(RST)).unwrap());
+            }
             how => {
                 if has_replies {
                     site.send(down(SYN | ACK)).unwrap();
@@ -207,9 +216,10 @@ fn churn<F: Kind>(forwarding: Forwarding, connections: u32) {
                         site.send(up(ACK)).unwrap();
                         site.send(up(FIN | ACK)).unwrap();
                     }
-                    // The port used again behind the client's FIN, then closed.
+                    // The port used again behind both FINs.
                     6 if has_replies => {
                         site.send(up(FIN | ACK)).unwrap();
+                        site.send(down(FIN | ACK)).unwrap();
                         let again = site.establish(client).unwrap();
                         site.send(up(FIN | ACK)).unwrap();
                         site.send(Site::<F>::down(&again, FIN | ACK)).unwrap();
