@@ -18,7 +18,8 @@ pub fn take_port<F: Family, T: Tables<F>>(tables: &T, slot: Slot, now: Tick) -> 
     let own = u16::from_be_bytes(key.source_port);
     let (first, last) = tables.ports();
     let ports = u32::from(last).saturating_sub(u32::from(first)) + 1;
-    let seed = key.source.mix(u32::from(own));
+    // Mixed by itself first: neighbours with neighbouring ports must not all try the same few.
+    let seed = key.source.mix(mix(0, u32::from(own)));
     for attempt in 0..PORT_ATTEMPTS {
         #[expect(clippy::cast_possible_truncation, reason = "at most `last`")]
         let port = if attempt == 0 && (first..=last).contains(&own) {
