@@ -378,6 +378,7 @@ fn opening<F: Side>() -> Vec<Fixture<F>> {
             "a client that gives up after the SYN-ACK is counted out",
             with_connection(of(1), Phase::SynReceived),
         )
+        .forwards(&answer, answer.clone().from(vip(0)))
         .forwards(&up().flags(RST), up().flags(RST).to(backend(1)))
         .counts(slot(0, 0), [0, 1, 0, 0]),
         it(
@@ -519,12 +520,13 @@ fn closing<F: Side>() -> Vec<Fixture<F>> {
         .forwards(&down().data(b"1"), down().data(b"1").from(vip(0)))
         .forwards(&up(), up().to(backend(1)))
         .counts(slot(0, 0), [0, 0, 1, 1]),
-        it("a SYN after the client's FIN opens the next connection", {
+        it("a SYN after the client's FIN ends nothing", {
             with_connection(of(1), Phase::Established)
         })
         .forwards(&up_fin, up_fin.clone().to(backend(1)))
         .forwards(&syn(), syn().to(backend(1)))
-        .counts(slot(0, 0), [1, 0, 0, 1]),
+        .forwards(&down(), down().from(vip(0)))
+        .counts(slot(0, 0), [0, 0, 0, 0]),
         it(
             "a SYN on an ended connection opens the next one",
             with_connection(of(1), Phase::Ended),
