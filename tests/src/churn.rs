@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::{
     clock,
-    listener::{self, FAREWELL, Manner},
+    listener::{self, Ending, FAREWELL, Manner},
     namespace::Namespace,
 };
 
@@ -39,16 +39,52 @@ impl Churn {
         workers: usize,
         count: usize,
     ) -> Result<Self> {
+        let is_over = |number| number >= count;
+        Self::run_until(clients, workers, is_over, |_| visit(target, manner))
+    }
+
+    /// Makes connections to a [`listener::Listener`] that does as it is asked, with each [`Ending`] in turn, by as many
+    /// clients at once as `workers`, for as long as `time`.
+    pub fn of_all_endings(
+        clients: &Namespace,
+        target: SocketAddr,
+        workers: usize,
+        time: Duration,
+    ) -> Result<Self> {
         let started = clock::now();
-        let begun = AtomicUsize::new(0);
+        Self::run_until(
+            clients,
+            workers,
+            |_| started.elapsed() > time,
+            |number| {
+                let ending = Ending::ALL[number % Ending::ALL.len()];
+                let played = listener::connect(target).and_then(|stream| ending.play(stream));
+                played.map_err(|error| io::Error::other(format!("{ending:?}: {error}")))
+            },
+        )
+    }
+
+    /// Visits with a number each, until the next one's number is beyond the end.
+    fn run_until(
+        clients: &Namespace,
+        workers: usize,
+        is_over: impl Fn(usize) -> bool + Sync,
+        visit: impl Fn(usize) -> io::Result<()> + Sync,
+    ) -> Result<Self> {
+        let started = clock::now();
+        let (begun, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || {
             let (mut failed, mut slowest) = (Vec::new(), Duration::ZERO);
-            while begun.fetch_add(1, Ordering::Relaxed) < count {
+            loop {
+                let number = begun.fetch_add(1, Ordering::Relaxed);
+                if is_over(number) {
+                    return (failed, slowest);
+                }
+                tried.fetch_add(1, Ordering::Relaxed);
                 let started = clock::now();
-                failed.extend(visit(target, manner).err().map(|error| error.to_string()));
+                failed.extend(visit(number).err().map(|error| error.to_string()));
                 slowest = slowest.max(started.elapsed());
             }
-            (failed, slowest)
         };
         let results = clients.enter(|| {
             thread::scope(|scope| {
@@ -58,7 +94,7 @@ impl Churn {
             })
         })?;
         Ok(Self {
-            tried: count,
+            tried: tried.into_inner(),
             took: started.elapsed(),
             slowest: results
                 .iter()
@@ -94,6 +130,7 @@ fn visit(target: SocketAddr, manner: Manner) -> io::Result<()> {
     let mut stream: TcpStream = listener::connect(target)?;
     match manner {
         Manner::Echo => listener::echo(&mut stream, b"hello"),
+        Manner::AsAsked => Ending::ClientFirst.play(stream),
         Manner::CloseFirst => {
             let mut text = Vec::new();
             stream.read_to_end(&mut text)?;

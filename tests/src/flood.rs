@@ -1,7 +1,8 @@
-//! A flood of SYNs from addresses where nobody is.
+//! A flood of SYNs from addresses where nobody is, and single segments in somebody else's name.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,10 +11,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 
-use crate::{clock, namespace::Namespace, packets::Segment};
+use crate::{
+    clock, frames,
+    namespace::Namespace,
+    packets::{PSH, Segment},
+};
 
 /// A running flood. Dropping it ends it.
 #[derive(Debug)]
@@ -74,6 +80,53 @@ impl Flood {
 impl Drop for Flood {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Sends single segments in somebody else's name.
+#[derive(Debug)]
+pub struct Forger {
+    ipv4: OwnedFd,
+    ipv6: OwnedFd,
+}
+
+impl Forger {
+    /// One that sends from a namespace.
+    pub fn new(host: &Namespace) -> Result<Self> {
+        let open = |family| socket(family, SocketType::RAW, Some(ipproto::RAW));
+        let sockets = host.enter(|| Ok((open(AddressFamily::INET)?, open(AddressFamily::INET6)?)));
+        let (ipv4, ipv6) =
+            sockets?.map_err(|error: Errno| anyhow!("cannot open a raw socket: {error}"))?;
+        Ok(Self { ipv4, ipv6 })
+    }
+
+    /// Sends a segment with one byte in it, if its flags are those of data.
+    pub fn send(&self, from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32) -> Result<()> {
+        // The frame of IPv4 is built with the right ports, and gets the addresses of IPv6 afterwards.
+        let nowhere = |address: SocketAddr| match address {
+            SocketAddr::V4(address) => address,
+            SocketAddr::V6(address) => SocketAddrV4::new(NOWHERE, address.port()),
+        };
+        let mut segment = Segment::between(nowhere(from), nowhere(to))
+            .flags(flags)
+            .sequence(sequence);
+        segment.acknowledgment = !sequence;
+        if flags & PSH != 0 {
+            segment = segment.data(b"x");
+        }
+        let frame = segment.bytes();
+        match (from, to) {
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
+                let packet = frames::between_ipv6(*from.ip(), *to.ip(), &segment);
+                // A raw socket of IPv6 takes the port for a protocol.
+                let target = SocketAddrV6::new(*to.ip(), 0, 0, 0);
+                sendto(&self.ipv6, &packet[ETHERNET..], SendFlags::empty(), &target)?;
+            }
+            _ => {
+                sendto(&self.ipv4, &frame[ETHERNET..], SendFlags::empty(), &to)?;
+            }
+        }
+        Ok(())
     }
 }
 

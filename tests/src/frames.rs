@@ -30,6 +30,11 @@ pub fn twin(address: Ipv4Addr) -> Ipv6Addr {
 /// fragment gets a fragment header.
 pub fn over_ipv6(segment: &Segment) -> Vec<u8> {
     let [source, destination] = [segment.source, segment.destination].map(|it| twin(*it.ip()));
+    between_ipv6(source, destination, segment)
+}
+
+/// As [`over_ipv6`], between other addresses.
+pub fn between_ipv6(source: Ipv6Addr, destination: Ipv6Addr, segment: &Segment) -> Vec<u8> {
     let mut tcp = segment.bytes()[ETHERNET + 20 + segment.ip_options.len()..].to_vec();
     tcp[16..18].fill(0);
     let sum = checksum(&[&pseudo_header(source, destination, tcp.len(), TCP), &*tcp].concat());

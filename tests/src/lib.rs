@@ -13,6 +13,7 @@ pub mod flood;
 pub mod frames;
 pub mod gateway;
 pub mod listener;
+pub mod loss;
 pub mod namespace;
 pub mod packets;
 pub mod ping;

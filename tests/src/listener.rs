@@ -1,8 +1,8 @@
 //! A TCP server that is not PostgreSQL: it answers faster than one that forks, and decides who closes first.
 
 use std::{
-    io::{self, Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,6 +26,94 @@ pub enum Manner {
     Echo,
     /// It sends [`FAREWELL`] and closes first.
     CloseFirst,
+    /// The client's first byte says who ends the connection, and how: see [`Ending`].
+    AsAsked,
+}
+
+/// How a connection to a [`Manner::AsAsked`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// The client gets [`FAREWELL`], and closes.
+    ClientFirst = b'c',
+    /// The server says [`FAREWELL`], and closes.
+    ServerFirst = b's',
+    /// The client gets [`FAREWELL`], and ends it by an RST.
+    ClientAborts = b'a',
+    /// The server ends it by an RST, without a word.
+    ServerAborts = b'r',
+    /// The client closes its side, and gets [`FAREWELL`] after that.
+    HalfClosed = b'h',
+    /// Both close as soon as they are connected, and the server says [`FAREWELL`] before that.
+    Together = b't',
+}
+
+impl Ending {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::ClientFirst,
+        Self::ServerFirst,
+        Self::ClientAborts,
+        Self::ServerAborts,
+        Self::HalfClosed,
+        Self::Together,
+    ];
+
+    /// What the client does. An RST that got lost is no error: then nothing comes any more.
+    pub fn play(self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(LOST))?;
+        stream.write_all(&[self as u8])?;
+        if matches!(self, Self::HalfClosed | Self::Together) {
+            stream.shutdown(Shutdown::Write)?;
+        }
+        let mut text = Vec::new();
+        match self {
+            Self::ClientFirst | Self::ClientAborts => {
+                text.resize(FAREWELL.len(), 0);
+                stream.read_exact(&mut text)?;
+            }
+            Self::ServerFirst | Self::HalfClosed | Self::Together => {
+                stream.read_to_end(&mut text)?;
+            }
+            Self::ServerAborts => {
+                return match stream.read_to_end(&mut text) {
+                    Ok(_) => Err(io::Error::other("it was closed, and not aborted")),
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+                    Err(error) => Err(error),
+                };
+            }
+        }
+        if text != FAREWELL {
+            return Err(io::Error::other("the connection ended early"));
+        }
+        if self == Self::ClientAborts {
+            abort(stream)?;
+        }
+        Ok(())
+    }
+
+    /// What the server does.
+    fn obey(mut stream: TcpStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(LOST))?;
+        let mut rest = Vec::new();
+        let mut asked = [0];
+        stream.read_exact(&mut asked)?;
+        match Self::ALL
+            .into_iter()
+            .find(|ending| *ending as u8 == asked[0])
+        {
+            Some(Self::ServerAborts) => return abort(stream),
+            Some(Self::ServerFirst | Self::Together) => return stream.write_all(FAREWELL),
+            Some(Self::ClientFirst | Self::ClientAborts) => stream.write_all(FAREWELL)?,
+            Some(Self::HalfClosed) | None => {}
+        }
+        stream.read_to_end(&mut rest)?;
+        if asked[0] == Self::HalfClosed as u8 {
+            stream.write_all(FAREWELL)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a server says that closes first.
@@ -123,6 +211,8 @@ pub fn abort(stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// After so long, what was awaited has got lost.
+const LOST: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -140,6 +230,10 @@ fn serve(listener: &TcpListener, manner: Manner, is_over: &AtomicBool, accepted:
                 let _ = stream.set_read_timeout(None);
                 let worker = thread::Builder::new().stack_size(64 * 1024);
                 let _ = worker.spawn(move || give_back(&mut stream));
+            }
+            Manner::AsAsked => {
+                let worker = thread::Builder::new().stack_size(64 * 1024);
+                let _ = worker.spawn(move || Ending::obey(stream));
             }
         }
     }
