@@ -246,16 +246,11 @@ fn churn<F: Kind>(forwarding: Forwarding, connections: u32) {
     }
 }
 
-/// A million in all in the release profile, a tenth of that without optimisation.
 #[test]
 fn endings_of_every_kind_leave_nothing_behind() {
-    let each = if cfg!(debug_assertions) {
-        16_667
-    } else {
-        166_667
-    };
+    // Many more, with losses, are in `churn`; here the counts are looked at after each one.
     for forwarding in [Forwarding::Nat, Forwarding::FullNat, Forwarding::Dsr] {
-        churn::<V4>(forwarding, each);
-        churn::<V6>(forwarding, each);
+        churn::<V4>(forwarding, 5_000);
+        churn::<V6>(forwarding, 5_000);
     }
 }

@@ -3,6 +3,7 @@
 
 mod accounting;
 mod choosing;
+mod churn;
 mod closing;
 mod errors;
 mod forwarding;

@@ -14,7 +14,9 @@ use lb_userspace::engine::host_tables::HostTables;
 use pglb_tests::packets::{ACK, SYN, checksum};
 
 /// What the tests need of a family besides what the pipeline does.
-pub(crate) trait Kind: Family<Address: Ord + std::fmt::Debug> + Sized {
+pub(crate) trait Kind:
+    Family<Address: Ord + std::hash::Hash + std::fmt::Debug> + Sized
+{
     /// A host's address.
     fn host(number: u16) -> Self::Address;
     /// An IP header of zeros, to be written fresh.
