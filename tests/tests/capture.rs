@@ -17,14 +17,20 @@ use lb_common::flow::Tick;
 use lb_userspace::shell::clock::kernel_tick;
 use pglb_tests::{
     clock, command,
+    family::Family,
+    frames::IPV6,
     gateway::{Config, Gateway},
-    packets::{ACK, FIN, SYN, Segment},
+    listener::{self, Manner},
+    packets::{ACK, FIN, IPV4, SYN, Segment, checksum},
+    plain::{PLAIN, PlainSite},
     postgres::Options,
     process::{self, Signal},
     session::Session,
     site::{PATIENCE, RO, RO_ADDRESS, RW, RW_ADDRESS, Site},
-    topology::{CLIENT, Network},
+    topology::{CLIENT, INSIDE, Network, Plan, Returns, VIP},
 };
+
+pglb_tests::in_both_families!(nat_is_shown, full_nat_is_shown, dsr_is_shown);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -179,6 +185,128 @@ fn lines_tell_what_became_of_packets_and_nothing_stays_on() -> Result<()> {
     Ok(())
 }
 
+fn nat_is_shown(family: Family) -> Result<()> {
+    let (site, client, pairs) = capture_one(family, "nat", Returns::ThroughGateway)?;
+    let (vip, backend) = (site.target(), site.network.hosts()[0].postgres());
+    let up = [(client, vip), (client, backend)];
+    let down = [(backend, client), (vip, client)];
+    expect_pairs(&pairs, &[up, down], &[(SYN, up), (SYN | ACK, down)])
+}
+
+fn full_nat_is_shown(family: Family) -> Result<()> {
+    let (site, client, pairs) = capture_one(family, "full-nat", Returns::Nowhere)?;
+    let (vip, backend) = (site.target(), site.network.hosts()[0].postgres());
+    let gateway = pairs[0][1].0;
+    assert_eq!(gateway.ip(), family.address(INSIDE));
+    let up = [(client, vip), (gateway, backend)];
+    let down = [(backend, gateway), (vip, client)];
+    expect_pairs(&pairs, &[up, down], &[(SYN, up), (SYN | ACK, down)])
+}
+
+fn dsr_is_shown(family: Family) -> Result<()> {
+    let (site, client, pairs) = capture_one(family, "dsr", Returns::Directly)?;
+    // Answers do not come this way.
+    let up = [(client, site.target()); 2];
+    expect_pairs(&pairs, &[up], &[(SYN, up), (ACK, up)])
+}
+
+/// Before and after: whom a packet is from, whom it is to, and its flags.
+type Pair = [(SocketAddr, SocketAddr, u8); 2];
+type Ways = [(SocketAddr, SocketAddr); 2];
+
+/// Each pair is one of the ways, the first ones are these, and there is a FIN of each way.
+fn expect_pairs(pairs: &[Pair], ways: &[Ways], first: &[(u8, Ways)]) -> Result<()> {
+    let way = |pair: &Pair| pair.map(|(from, to, _)| (from, to));
+    for pair in pairs {
+        ensure!(ways.contains(&way(pair)), "{pair:?} is none of {ways:?}");
+        ensure!(pair[0].2 == pair[1].2, "{pair:?}");
+    }
+    for (pair, (flags, expected)) in pairs.iter().zip(first) {
+        ensure!((pair[0].2, way(pair)) == (*flags, *expected), "{pair:?}");
+    }
+    for of in ways {
+        let is_fin = |pair: &&Pair| way(pair) == *of && pair[0].2 & FIN != 0;
+        ensure!(pairs.iter().any(|pair| is_fin(&pair)), "no FIN of {of:?}");
+    }
+    Ok(())
+}
+
+/// Captures a connection to a site of one host, into a file and as lines; returns it from the file, with its client.
+fn capture_one(
+    family: Family,
+    forwarding: &str,
+    returns: Returns,
+) -> Result<(PlainSite, SocketAddr, Vec<Pair>)> {
+    let plan = Plan {
+        family,
+        hosts: 1,
+        returns,
+        ..Plan::default()
+    };
+    let lines = format!("forwarding = \"{forwarding}\"");
+    let site = PlainSite::prepared(plan, Manner::Echo, &lines, |network| match forwarding {
+        "dsr" => network.hosts()[0].answer_for(network.address(VIP)),
+        _ => Ok(()),
+    })?;
+    let visit = || -> Result<SocketAddr> {
+        let mut stream = site
+            .network
+            .client()
+            .enter(|| listener::connect(site.target()))??;
+        listener::echo(&mut stream, b"hello")?;
+        let client = stream.local_addr()?;
+        drop(stream);
+        site.await_connections(0)?;
+        Ok(client)
+    };
+    // The gateway's kernel forwards a first packet itself, until it knows its neighbour.
+    visit()?;
+    let host = &site.network.hosts()[0];
+    let link = host.namespace().run("ip -j link show dev eth0")?;
+    let link: serde_json::Value = serde_json::from_str(&link)?;
+    let link = link[0]["address"]
+        .as_str()
+        .context("eth0 has a MAC address")?;
+    let file = site.network.directory().join("out.pcapng");
+    let name = file.display().to_string();
+    let capturing = Capturing::start(&site.gateway, &["-w", &name, "--service", PLAIN])?;
+    let client = visit()?;
+    let summary = capturing.interrupt()?;
+    let frames = read_frames(&file)?;
+    assert_eq!(summary, format!("{} packets, 0 lost", frames.len() / 2));
+    let mut pairs = Vec::new();
+    for pair in frames.chunks(2) {
+        let [before, after] = pair else {
+            bail!("{} frames are no pairs", frames.len())
+        };
+        assert_eq!((before.flags, after.flags), (1, 2), "in, and out");
+        let is_up = before.interface == "client";
+        let interface = if is_up { "db1" } else { "client" };
+        assert_eq!(after.interface, interface);
+        // A dsr packet goes to the VIP before and after: its MAC address tells where.
+        let receiver = match forwarding {
+            "dsr" => link,
+            _ => interface,
+        };
+        assert_eq!(before.comment, format!("{PLAIN}, before"));
+        assert_eq!(after.comment, format!("{PLAIN}, after, to {receiver}"));
+        assert_ne!(before.bytes[..12], after.bytes[..12], "the MAC addresses");
+        pairs.push([before.ends()?, after.ends()?]);
+    }
+    ensure!(!pairs.is_empty(), "nothing was captured");
+
+    let mut capturing = Capturing::start(&site.gateway, &["--service", PLAIN, "--count", "2"])?;
+    let from = visit()?;
+    let shown = capturing.lines()?;
+    let about = format!(" {PLAIN} {from} to backend SYN seq ");
+    let came = format!(" len 0: {from} > {} => ", site.target());
+    ensure!(
+        shown.len() == 2 && shown[0].contains(&about) && shown[0].contains(&came),
+        "{shown:?}"
+    );
+    Ok((site, client, pairs))
+}
+
 #[test]
 fn mistakes_get_one_sentence() -> Result<()> {
     let network = Network::build(3)?;
@@ -242,10 +370,10 @@ impl Capturing {
         };
         let mut line = String::new();
         capturing.stderr.read_line(&mut line)?;
-        ensure!(
-            line == "capturing what pglb forwards on client, db1, db2, db3; Ctrl-C ends it\n",
-            "{line}"
-        );
+        let hosts = line
+            .strip_prefix("capturing what pglb forwards on client, ")
+            .and_then(|rest| rest.strip_suffix("; Ctrl-C ends it\n"));
+        ensure!(matches!(hosts, Some("db1" | "db1, db2, db3")), "{line}");
         Ok(capturing)
     }
 
@@ -333,6 +461,56 @@ struct Captured {
 }
 
 fn read(file: &Path) -> Result<Vec<Captured>> {
+    let of_frame = |frame: Frame| {
+        Ok(Captured {
+            segment: Segment::read(&frame.bytes)?,
+            interface: frame.interface,
+            nanoseconds: frame.nanoseconds,
+            flags: frame.flags,
+            comment: frame.comment,
+        })
+    };
+    read_frames(file)?.into_iter().map(of_frame).collect()
+}
+
+/// As [`Captured`], of any family.
+struct Frame {
+    bytes: Vec<u8>,
+    interface: String,
+    nanoseconds: u64,
+    flags: u32,
+    comment: String,
+}
+
+impl Frame {
+    /// Whom it is from, whom it is to, and the flags of its segment, whose checksums must be right.
+    fn ends(&self) -> Result<(SocketAddr, SocketAddr, u8)> {
+        if self.bytes[12..14] == IPV4 {
+            let segment = Segment::read(&self.bytes)?;
+            return Ok((
+                segment.source.into(),
+                segment.destination.into(),
+                segment.flags,
+            ));
+        }
+        ensure!(self.bytes[12..14] == IPV6, "no IP: {:02x?}", self.bytes);
+        let (ip, tcp) = self.bytes[14..].split_at(40);
+        let length = u16::try_from(tcp.len())?;
+        ensure!(
+            ip[4..7] == [&length.to_be_bytes()[..], &[6]].concat(),
+            "{ip:02x?}"
+        );
+        let covered = [&ip[8..], &[0, 6], &length.to_be_bytes(), tcp].concat();
+        ensure!(checksum(&covered) == [0, 0], "the TCP checksum is wrong");
+        let end = |address: usize, port: usize| -> Result<SocketAddr> {
+            let octets: [u8; 16] = ip[address..address + 16].try_into()?;
+            Ok((octets, u16::from_be_bytes([tcp[port], tcp[port + 1]])).into())
+        };
+        Ok((end(8, 0)?, end(24, 2)?, tcp[13]))
+    }
+}
+
+fn read_frames(file: &Path) -> Result<Vec<Frame>> {
     let bytes = fs::read(file)?;
     let mut rest = bytes.as_slice();
     let mut interfaces = Vec::new();
@@ -359,8 +537,8 @@ fn read(file: &Path) -> Result<Vec<Captured>> {
                         .map(|(_, value)| *value)
                         .context("an option is missing")
                 };
-                frames.push(Captured {
-                    segment: Segment::read(&body[20..20 + captured])?,
+                frames.push(Frame {
+                    bytes: body[20..20 + captured].to_vec(),
                     interface: interfaces[word(body, 0) as usize].clone(),
                     nanoseconds: u64::from(word(body, 4)) << 32 | u64::from(word(body, 8)),
                     flags: word(option(2)?, 0),
