@@ -134,6 +134,10 @@ fn a_client_is_refused_at_once_when_no_port_is_left() -> Result<()> {
     let failed = churn.failed.len() as u64;
     assert_eq!(listener.accepted() + failed, 1100, "{churn}");
     assert!(
+        failed >= 1100 - 1024,
+        "a port was used again at once: {churn}"
+    );
+    assert!(
         listener.accepted() <= 1024,
         "{} ports were used",
         listener.accepted()

@@ -2,6 +2,7 @@
 
 use lb_common::flow::Phase;
 use lb_common::reason::Reason;
+use lb_common::tables::Tables as _;
 use pglb_tests::packets::{ACK, FIN, RST, SYN, Segment};
 
 use crate::world::{Connection, SECOND, World, backend, client, key, slot, vip};
@@ -271,4 +272,36 @@ fn a_half_left_in_the_table_does_not_harm_the_next_connection() {
     let new = world.establish(client(0), vip(0));
     let answer = new.down().data(b"1");
     assert_eq!(world.send(&answer).unwrap().segment, answer.from(vip(0)));
+}
+
+#[test]
+fn an_end_that_never_heard_of_a_reset_does_not_take_its_place_back() {
+    let mut world = World::of(2);
+    let old = world.establish(client(0), vip(0));
+    world.send(&old.up().flags(RST)).unwrap();
+    // The client's flow has been pushed out meanwhile, and the backend's has not.
+    let [of_client, _] = keys(&old);
+    world.tables.forget(&of_client);
+    world.judge(old.slot, false);
+    let new = world.establish(client(0), vip(0));
+    assert_ne!(new.backend, old.backend);
+    assert_eq!(world.send(&old.down()).unwrap_err(), Reason::Superseded);
+    let up = new.up().data(b"1");
+    assert_eq!(world.send(&up).unwrap().segment, up.to(new.backend));
+}
+
+#[test]
+fn a_late_rst_of_an_older_connection_does_not_end_a_half_open_one() {
+    for is_client in [true, false] {
+        let mut world = World::of(1);
+        let connection = world.open_half(client(0), vip(0));
+        let late = match is_client {
+            true => connection.up(),
+            false => connection.down(),
+        };
+        assert!(world.send(&late.sequence(4_000_000).flags(RST)).is_ok());
+        assert_eq!(world.load(connection.slot), (1, 0));
+        assert!(world.send(&connection.up()).is_ok());
+        assert_eq!(world.load(connection.slot), (0, 1));
+    }
 }

@@ -73,6 +73,21 @@ fn a_full_nat_port_is_the_clients_if_it_can_be_and_never_shared() {
     ports_are_kept_apart::<V6>();
 }
 
+fn neighbours_find_ports<F: Kind>() {
+    let mut site = Site::<F>::new(Forwarding::FullNat);
+    site.tables.ports = (2_000, 10_191);
+    // Ports that differ just as the addresses do, and none that could be kept.
+    for host in 0..64 {
+        assert!(site.open((host, 40_000 ^ host)).is_ok(), "host {host}");
+    }
+}
+
+#[test]
+fn neighbours_do_not_all_try_the_same_ports() {
+    neighbours_find_ports::<V4>();
+    neighbours_find_ports::<V6>();
+}
+
 fn a_port_lingers<F: Kind>(is_backend_first: bool) {
     let mut site = Site::<F>::new(Forwarding::FullNat);
     site.tables.ports = (2_000, 2_000);

@@ -10,6 +10,7 @@ use lb_common::member::{BackendId, Member, Slot};
 use lb_common::reason::Reason;
 use lb_common::service::{Algorithm, Forwarding, Service, ServiceId, ServiceKey};
 use lb_common::source::SourceKey;
+use lb_common::tables::Tables as _;
 use pglb_tests::packets::{ACK, RST, SYN};
 
 use super::end::{Bare, End, Outcome, SEGMENT, State};
@@ -490,6 +491,16 @@ impl<F: Kind> Network<F> {
         }
         if has_answer && story == Story::Vanishes {
             end.state = State::Deaf;
+        }
+        if has_answer && story == Story::Attacked && !end.is_closing {
+            // The answer came after the forged segments, and was one of a living connection.
+            let connection = self.connections[end.owner];
+            let key = FlowKey::between(connection.client, at::<F>(VIP, 5432));
+            let is_there = self.site.tables.recall(&key).is_some();
+            assert!(
+                is_there || connection.began <= self.killed,
+                "{connection:?} is over"
+            );
         }
         let is_first = matches!(
             story,
