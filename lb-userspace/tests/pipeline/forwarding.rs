@@ -215,7 +215,7 @@ fn churn<F: Kind>(forwarding: Forwarding, connections: u32) {
                 if has_replies {
                     site.send(down(SYN | ACK)).unwrap();
                 }
-                drop(site.send(up(RST)).unwrap());
+                site.send(up(RST)).unwrap();
             }
             how => {
                 if has_replies {

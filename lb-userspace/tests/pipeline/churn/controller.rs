@@ -85,9 +85,8 @@ impl<F: Kind> Network<F> {
                 *found.entry(flow.slot).or_default() += 1;
             }
         }
-        let half_open = self.half_open();
         let mut all = 0;
-        for number in 0..self.backends() {
+        for (number, (half_open, _)) in self.half_open().into_iter().enumerate() {
             let slot = slot(number);
             let tally = self.site.tables.slot_tally(slot).unwrap();
             let member = self.site.tables.members[&slot];
@@ -95,7 +94,7 @@ impl<F: Kind> Network<F> {
             let expected = found.get(&slot).copied().unwrap_or(0);
             assert_eq!(established, expected, "{slot:?}: {tally:?}");
             let counted = tally.half_opened - tally.half_closed - member.half_reaped;
-            assert_eq!(counted, half_open[number].0, "{slot:?}: {tally:?}");
+            assert_eq!(counted, half_open, "{slot:?}: {tally:?}");
             let of_backend = self.site.tables.backend_tally(member.backend).unwrap();
             assert_eq!(
                 (of_backend.established, of_backend.ended),

@@ -231,7 +231,11 @@ impl End {
         if came.flags & SYN != 0 {
             match self.state {
                 State::SynReceived if offset == 0 => out.push(self.segment(0)),
-                _ => out.push(self.acknowledgment()),
+                State::SynSent
+                | State::SynReceived
+                | State::Open
+                | State::TimeWait
+                | State::Deaf => out.push(self.acknowledgment()),
             }
             return Outcome::GoesOn;
         }
@@ -293,7 +297,7 @@ impl End {
         let (flags, payload) = if number == 0 {
             match self.state {
                 State::SynSent => (SYN, 0),
-                _ => (SYN | ACK, 0),
+                State::SynReceived | State::Open | State::TimeWait | State::Deaf => (SYN | ACK, 0),
             }
         } else {
             let left = (1 + self.written).saturating_sub(number).min(SEGMENT);
@@ -306,7 +310,9 @@ impl End {
             sequence: self.initial.wrapping_add(number),
             acknowledgment: match self.state {
                 State::SynSent => 0,
-                _ => self.peers_initial.wrapping_add(self.expected),
+                State::SynReceived | State::Open | State::TimeWait | State::Deaf => {
+                    self.peers_initial.wrapping_add(self.expected)
+                }
             },
             flags,
             payload: u16::try_from(payload).unwrap(),

@@ -492,8 +492,9 @@ impl<F: Kind> Network<F> {
         if has_answer && story == Story::Vanishes {
             end.state = State::Deaf;
         }
-        if has_answer && story == Story::Attacked && !end.is_closing {
-            // The answer came after the forged segments, and was one of a living connection.
+        // The answer came after the forged segments, and was one of a living connection. In dsr it does not come this way.
+        let is_seen = self.forwarding != Forwarding::Dsr;
+        if is_seen && has_answer && story == Story::Attacked && !end.is_closing {
             let connection = self.connections[end.owner];
             let key = FlowKey::between(connection.client, at::<F>(VIP, 5432));
             let is_there = self.site.tables.recall(&key).is_some();
@@ -518,14 +519,13 @@ impl<F: Kind> Network<F> {
             Story::Together => (end.written, end.is_closing) = (2 * SEGMENT, true),
             Story::HalfClosedByClient => return talk_on(end, is_later),
             Story::BackendAborts if has_question => return Done::Aborts,
-            Story::Attacked if has_question && end.written == 0 && !is_later => {
-                if !end.is_waiting {
-                    end.is_waiting = true;
-                    let owner = end.owner;
-                    self.attack(owner);
-                    return Done::Later;
-                }
+            Story::Attacked if has_question && end.written == 0 && !end.is_waiting => {
+                end.is_waiting = true;
+                let owner = end.owner;
+                self.attack(owner);
+                return Done::Later;
             }
+            Story::Attacked if end.written == 0 && !is_later => {}
             // It may not hear of the RST.
             Story::ClientAborts if is_later => end.is_closing = true,
             _ if has_question && end.written == 0 => {
