@@ -49,6 +49,9 @@ struct Arguments {
     /// Measure what the parts of handling a packet cost, instead of the whole
     #[arg(long)]
     parts: bool,
+    /// Measure only the packets whose name has this in it, as "SYN" or "not ours"
+    #[arg(long, value_name = "TEXT", conflicts_with = "save")]
+    only: Option<String>,
     /// Write the result to a file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -125,7 +128,7 @@ fn measure_all(arguments: &Arguments) -> Result<Report> {
     let rows = world::enter(world::DEFAULT_CONNECTIONS, |world| {
         pin_to(arguments.cpu)?;
         let mut feeder = Feeder::load()?;
-        let subjects = subjects::prepare(&mut feeder, world, extent)?;
+        let subjects = subjects::prepare(&mut feeder, world, extent, arguments.only.as_deref())?;
         for subject in &subjects {
             subject.check(&mut feeder)?;
         }

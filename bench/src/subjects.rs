@@ -95,14 +95,25 @@ impl Subject {
 }
 
 /// Connects the clients of every family and makes every subject.
-pub(crate) fn prepare(feeder: &mut Feeder, world: &World, extent: Extent) -> Result<Vec<Subject>> {
+pub(crate) fn prepare(
+    feeder: &mut Feeder,
+    world: &World,
+    extent: Extent,
+    only: Option<&str>,
+) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     for family in world::FAMILIES {
         let clients = clients(*family, extent.connections() + extent.opening, 1);
         let (known, new) = clients.split_at(extent.connections());
         let connections = world.establish(known)?;
         references::fill(feeder, &connections)?;
-        for case in extent.cases(*family) {
+        let cases = extent.cases(*family).into_iter();
+        // The hot flow is what all others are held against.
+        let is_wanted = |case: &Case| {
+            case.flows == 1 && case.traffic == Traffic::ToBackend
+                || only.is_none_or(|text| case.traffic.name().contains(text))
+        };
+        for case in cases.filter(is_wanted) {
             add_case(&mut subjects, feeder, world, case, &connections, new)?;
         }
     }
