@@ -4,14 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use lb_common::backend::Backend;
 use lb_common::filter::FilterBit;
+use lb_common::flow_table::buckets;
 use lb_common::gateway::{Gateway, LAYOUT};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::service::{Algorithm, Service, ServiceId, ServiceKey};
 use lb_userspace::engine::kernel::{KernelTables, endpoint, wide_endpoint};
+use lb_userspace::shell::bpf::places::Places;
 use lb_userspace::shell::bpf::{OBJECT, PROGRAM};
 use lb_userspace::shell::bpf_tables::Tables;
 use lb_userspace::shell::pinning;
@@ -101,11 +103,10 @@ pub(crate) fn enter<T: Send>(
 
 impl World {
     fn load(pins: PathBuf, max_connections: u32) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(&pins)
-            .map_max_entries("ESTABLISHED_V4", max_connections * 2 + SPARE_FLOWS)
-            .map_max_entries("ESTABLISHED_V6", max_connections * 2 + SPARE_FLOWS)
-            .load(OBJECT)?;
+        let buckets = buckets(max_connections * 2 + SPARE_FLOWS);
+        let places = Places::new(&pins, buckets)?;
+        let mut ebpf = places.loader(&pins).load(OBJECT)?;
+        places.settle(&mut ebpf, &pins)?;
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
             .context("no program")?
@@ -164,6 +165,7 @@ impl World {
 /// One service over three equal backends, by the fewest connections, in each family.
 fn set_up(tables: &mut Tables, max_connections: u32) -> Result<()> {
     tables.set_gateway(Gateway {
+        seed: tables.gateway()?.seed,
         layout: LAYOUT,
         next_hop_generation: 1,
         first_port: 1024,

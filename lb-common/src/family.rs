@@ -27,6 +27,8 @@ pub trait Address: Copy + Eq {
     fn sum(self) -> u32;
     /// The address mixed into 32 bits, starting from `seed`.
     fn mix(self, seed: u32) -> u32;
+    /// Its words in one, each turned by as many bits as comes before it.
+    fn fold(self) -> u32;
     /// The address as an IPv6 one: IPv4 becomes `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
     fn widen(self) -> WideAddress;
     /// The address that was [`Address::widen`]ed.
@@ -51,6 +53,12 @@ impl<const WORDS: usize> Address for [u32; WORDS] {
     fn mix(self, seed: u32) -> u32 {
         self.iter()
             .fold(seed, |hash, word| mix(hash, u32::from_be(*word)))
+    }
+
+    #[inline(always)]
+    fn fold(self) -> u32 {
+        let words = self.into_iter().zip([0, 7, 14, 21]);
+        words.fold(0, |folded, (word, turn)| folded ^ word.rotate_left(turn))
     }
 
     #[inline(always)]
@@ -107,6 +115,13 @@ impl Address for IpAddr {
         match self {
             Self::V4(address) => v4(address).mix(seed),
             Self::V6(address) => v6(address).mix(seed),
+        }
+    }
+
+    fn fold(self) -> u32 {
+        match self {
+            Self::V4(address) => v4(address).fold(),
+            Self::V6(address) => v6(address).fold(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 /// The layout of all tables. Raised with every change of an entry's layout or meaning, so that a
 /// controller never reads the tables of another one wrongly.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// The gateway as the kernel sees it. Only the controller writes it.
 #[repr(C)]
@@ -17,4 +17,7 @@ pub struct Gateway {
     pub first_port: u16,
     /// The last one.
     pub last_port: u16,
+    /// A random number of the one who made the tables, by which the places of flows in them
+    /// cannot be foreseen ([`crate::flow_table::Home::of`]). It never changes.
+    pub seed: u32,
 }

@@ -19,6 +19,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod amend;
 pub mod backend;
 pub mod capture;
 pub mod checksum;
@@ -26,6 +27,8 @@ pub mod choose;
 pub mod family;
 pub mod filter;
 pub mod flow;
+mod flow_key;
+pub mod flow_table;
 pub mod gateway;
 pub mod limits;
 pub mod member;

@@ -1,6 +1,7 @@
 //! Every size and timeout that both sides must agree on: unit, reason, and what it costs.
 
 use crate::flow::Tick;
+use crate::flow_table::WAYS;
 
 /// Services on one gateway. Costs a ring of [`RING_SIZE`] bytes and [`MAX_MEMBERS`] slots each.
 pub const MAX_SERVICES: u16 = 64;
@@ -20,10 +21,12 @@ pub const MAX_BACKENDS: u16 = 256;
 /// least a hundred positions for each member.
 pub const RING_SIZE: u32 = 16_381;
 
-/// Entries of the table of half-open and ended flows, two for each connection, of each family: 128 and 176
-/// bytes each.
+/// Buckets of the table of half-open and ended flows of each family: 32,767 flows, two for each
+/// connection, of 80 and 128 bytes each.
 /// A flood of a million SYNs a second leaves a real client 16 ms to answer a SYN-ACK.
-pub const MAX_TRANSIENT_FLOWS: u32 = 32_768;
+pub const TRANSIENT_BUCKETS: u32 = 4_681;
+/// Half-open and ended flows that there is room for.
+pub const MAX_TRANSIENT_FLOWS: u32 = TRANSIENT_BUCKETS * WAYS;
 
 /// Addresses and networks of one family in all access lists together.
 pub const MAX_NETWORKS: u32 = 16_384;

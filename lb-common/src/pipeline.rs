@@ -11,7 +11,7 @@ mod error;
 mod handshake;
 mod open;
 
-pub use error::translate;
+pub use error::{key_of, translate};
 
 use crate::family::Family;
 use crate::flow::{Direction, Endpoint, Flow, FlowKey, NextHop, Tick};
@@ -48,8 +48,8 @@ pub struct Opening {
 /// inlined. An enum would come back through a pointer to the caller's stack, which the verifier
 /// does not like to see returned, and its type information is none that the kernel reads.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Decision(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision(pub u64);
 
 impl Decision {
     /// The packet belongs to no connection any more.
@@ -68,7 +68,7 @@ impl Decision {
         clippy::cast_possible_truncation,
         reason = "each part is cut out of the number"
     )]
-    fn opening(self) -> Option<Opening> {
+    pub fn opening(self) -> Option<Opening> {
         let needs_port = self.0 & (Self::REFUSED | Self::NEEDS_PORT) == Self::NEEDS_PORT;
         needs_port.then_some(Opening {
             slot: Slot((self.0 >> 32) as u16),
@@ -76,8 +76,9 @@ impl Decision {
         })
     }
 
+    /// The decision with this result.
     #[inline(always)]
-    fn of(result: Result<Forward, Reason>) -> Self {
+    pub fn of(result: Result<Forward, Reason>) -> Self {
         Self(match result {
             Ok(Forward {
                 interface,
@@ -109,7 +110,7 @@ impl Decision {
 
     /// The decision of a function that always makes one.
     #[inline(always)]
-    fn made(self) -> Result<Forward, Reason> {
+    pub fn made(self) -> Result<Forward, Reason> {
         self.take().unwrap_or(Err(Reason::Inconsistent))
     }
 }
@@ -118,7 +119,7 @@ impl Decision {
 struct Arrival<'a, 'p, F: Family, T: Tables<F>> {
     tables: &'a T,
     packet: &'a mut Headers<'p, F>,
-    key: FlowKey<F::Address>,
+    key: &'a FlowKey<F::Address>,
     now: Tick,
 }
 
@@ -134,54 +135,56 @@ pub fn decide<F: Family, T: Tables<F>>(
     if let Some(result) = carry(tables, packet, now) {
         return result;
     }
-    match classify(tables, packet, now) {
-        Ok(result) => result,
-        Err(opening) => {
-            let port = take_port(tables, opening.slot, now);
-            open_from_port(tables, packet, now, opening, port)
+    let key = FlowKey::of(packet);
+    let decision = classify(tables, packet, &key, now);
+    match decision.opening() {
+        None => decision.made(),
+        Some(opening) => {
+            let port = take_port(tables, &key, opening.slot, now);
+            open_from_port(tables, packet, &key, now, opening, port).made()
         }
     }
 }
 
-/// Carries a packet of an established connection on; `None` for one of no such connection, which
-/// is then to be [`classify`]d.
+/// Carries data and ACKs of an established connection on, whose member and whose way are as they
+/// were; `None` for every other packet, which is then to be [`classify`]d. Nothing but the packet
+/// and the flow is touched, and nothing is called that would need them in memory.
 #[inline(always)]
 pub fn carry<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &mut Headers<'_, F>,
     now: Tick,
 ) -> Option<Result<Forward, Reason>> {
-    let key = FlowKey::of(packet);
-    let flow = tables.recall(&key)?;
-    Arrival {
-        tables,
-        packet,
-        key,
-        now,
+    let Some(flow) = tables.recall(&FlowKey::of(packet)) else {
+        let is_foreign = !tables.may_be_ours(&FlowKey::of(packet));
+        return is_foreign.then_some(Err(Reason::NotOurs));
+    };
+    if tables.generation(flow.slot) != Some(flow.generation)
+        || packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK
+        || flow.next_hop.generation != tables.next_hop_generation()
+    {
+        return None;
     }
-    .carry(flow)
+    tables.note(flow, packet.tcp.acknowledgment(), now);
+    Some(forward(tables, packet, &flow, &flow.next_hop))
 }
 
 /// Tells the first and the last packets of our connections from what is not ours, and decides
-/// about them; or says what is missing for the decision.
+/// about them; or says what is missing for the decision ([`Decision::opening`]).
 #[inline(always)]
 pub fn classify<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &mut Headers<'_, F>,
+    key: &FlowKey<F::Address>,
     now: Tick,
-) -> Result<Result<Forward, Reason>, Opening> {
-    let key = FlowKey::of(packet);
+) -> Decision {
     let mut arrival = Arrival {
         tables,
         packet,
         key,
         now,
     };
-    let decision = arrival.classify();
-    match decision.opening() {
-        Some(opening) => Err(opening),
-        None => Ok(decision.made()),
-    }
+    arrival.classify()
 }
 
 /// Opens a full-nat connection from the port that has been taken for it ([`take_port`]).
@@ -189,11 +192,11 @@ pub fn classify<F: Family, T: Tables<F>>(
 pub fn open_from_port<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &mut Headers<'_, F>,
+    key: &FlowKey<F::Address>,
     now: Tick,
     opening: Opening,
     port: u16,
-) -> Result<Forward, Reason> {
-    let key = FlowKey::of(packet);
+) -> Decision {
     let mut arrival = Arrival {
         tables,
         packet,
@@ -218,25 +221,6 @@ pub fn refuse_odd<F: Family, T: Tables<F>>(
 }
 
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
-    #[inline(always)]
-    fn carry(&mut self, flow: T::Found) -> Option<Result<Forward, Reason>> {
-        let Some(generation) = self.tables.generation(flow.slot) else {
-            return Some(Err(Reason::Inconsistent));
-        };
-        if generation != flow.generation {
-            return self.supersede(flow).take();
-        }
-        if self.packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK {
-            return self.turn(flow).take();
-        }
-        self.tables
-            .note(flow, self.packet.tcp.acknowledgment(), self.now);
-        if flow.next_hop.generation != self.tables.next_hop_generation() {
-            return self.find_way(flow).take();
-        }
-        Some(self.forward(&flow, &flow.next_hop))
-    }
-
     /// Sends a packet on whose way is not known, or may have changed.
     #[inline(never)]
     fn find_way(&mut self, flow: T::Found) -> Decision {
@@ -265,10 +249,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     #[inline(always)]
     fn classify(&mut self) -> Decision {
-        if self.is_foreign() {
-            return Decision::of(Err(Reason::NotOurs));
+        if let Some(flow) = self.tables.established(self.key) {
+            let decision = self.attend(flow);
+            if decision != Decision::NONE {
+                return decision;
+            }
         }
-        if let Some(flow) = self.tables.transient(&self.key) {
+        if let Some(flow) = self.tables.transient(self.key) {
             let decision = self.advance(flow);
             if decision != Decision::NONE {
                 return decision;
@@ -277,10 +264,22 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         self.meet()
     }
 
-    /// Whether the packet can be neither to a service nor from a backend.
-    #[inline(never)]
-    fn is_foreign(&self) -> bool {
-        !self.tables.may_be_ours(&self.key)
+    /// Handles a packet of an established connection that is more than data or an ACK, or whose
+    /// member or way is no longer what it was.
+    #[inline(always)]
+    fn attend(&mut self, flow: T::Found) -> Decision {
+        let Some(generation) = self.tables.generation(flow.slot) else {
+            return Decision::of(Err(Reason::Inconsistent));
+        };
+        if generation != flow.generation {
+            return self.supersede(flow);
+        }
+        if self.packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK {
+            return self.turn(flow);
+        }
+        self.tables
+            .note(flow, self.packet.tcp.acknowledgment(), self.now);
+        self.find_way(flow)
     }
 
     /// Handles a packet that belongs to no connection.
@@ -333,48 +332,53 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     #[inline(never)]
     fn send_on(&mut self, flow: T::Found) -> Decision {
-        Decision::of(self.forward(&flow, &flow.next_hop))
+        Decision::of(forward(self.tables, self.packet, &flow, &flow.next_hop))
     }
+}
 
-    /// Rewrites the packet for its flow and says where it goes.
-    #[inline(always)]
-    fn forward(&mut self, flow: &Flow<F::Address>, next_hop: &NextHop) -> Result<Forward, Reason> {
-        let Headers {
-            ethernet,
-            ip,
-            egress,
-            ..
-        } = self.packet;
-        if ip.hop_limit() <= 1 {
-            return Err(Reason::HopLimit);
-        }
-        if next_hop.interface == 0 {
-            // The kernel resolves the next hop, lowers the limit and writes the MAC addresses;
-            // but it takes a packet to the VIP for its own.
-            if flow.forwarding() == Forwarding::Dsr {
-                return Err(if next_hop.is_router() {
-                    Reason::NotOnLink
-                } else {
-                    Reason::NoNeighbour
-                });
-            }
-        } else {
-            if ip.total_length() > u32::from(next_hop.mtu)
-                && next_hop.mtu != 0
-                && !self.tables.is_aggregated()
-            {
-                egress.mtu = next_hop.mtu;
-                return Err(Reason::TooBig);
-            }
-            ethernet.address(next_hop.destination, next_hop.source);
-            ip.lower_hop_limit();
-            egress.tags = next_hop.tags;
-        }
-        rewrite(self.packet, &self.key, flow);
-        Ok(Forward {
-            interface: next_hop.interface,
-            slot: flow.slot,
-            direction: flow.direction(),
-        })
+/// Rewrites the packet for its flow and says where it goes.
+#[inline(always)]
+fn forward<F: Family, T: Tables<F>>(
+    tables: &T,
+    packet: &mut Headers<'_, F>,
+    flow: &Flow<F::Address>,
+    next_hop: &NextHop,
+) -> Result<Forward, Reason> {
+    let Headers {
+        ethernet,
+        ip,
+        egress,
+        ..
+    } = packet;
+    if ip.hop_limit() <= 1 {
+        return Err(Reason::HopLimit);
     }
+    if next_hop.interface == 0 {
+        // The kernel resolves the next hop, lowers the limit and writes the MAC addresses;
+        // but it takes a packet to the VIP for its own.
+        if flow.forwarding() == Forwarding::Dsr {
+            return Err(if next_hop.is_router() {
+                Reason::NotOnLink
+            } else {
+                Reason::NoNeighbour
+            });
+        }
+    } else {
+        if ip.total_length() > u32::from(next_hop.mtu)
+            && next_hop.mtu != 0
+            && !tables.is_aggregated()
+        {
+            egress.mtu = next_hop.mtu;
+            return Err(Reason::TooBig);
+        }
+        ethernet.address(next_hop.destination, next_hop.source);
+        ip.lower_hop_limit();
+        egress.tags = next_hop.tags;
+    }
+    rewrite(packet, flow);
+    Ok(Forward {
+        interface: next_hop.interface,
+        slot: flow.slot,
+        direction: flow.direction(),
+    })
 }

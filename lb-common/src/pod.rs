@@ -4,10 +4,12 @@
     reason = "`aya::Pod` promises that any bytes of the size are a valid value"
 )]
 
+use crate::amend::Amendment;
 use crate::backend::Backend;
 use crate::capture::Capture;
 use crate::family::{V4Address, V6Address};
 use crate::flow::{Flow, FlowKey, Tick};
+use crate::flow_table::Entry;
 use crate::gateway::Gateway;
 use crate::member::Member;
 use crate::service::{Service, ServiceKey};
@@ -43,5 +45,8 @@ pod! {
     Pace: 8 bytes,
     Tick: 4 bytes,
     Trunk: 8 bytes,
-    Gateway: 12 bytes,
+    Gateway: 16 bytes,
+    Amendment: 136 bytes,
+    Entry<V4Address>: 80 bytes,
+    Entry<V6Address>: 128 bytes,
 }

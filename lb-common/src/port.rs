@@ -1,20 +1,22 @@
 //! Full-nat: the port of the gateway that a connection leaves from.
 
 use crate::family::{Address, Family, mix};
-use crate::flow::{Direction, Endpoint, Flow, FlowKey, Phase, Tick};
+use crate::flow::{Direction, Endpoint, Flow, FlowKey, Local, Phase, Tick};
 use crate::limits::{LAST_WORDS, PORT_ATTEMPTS};
 use crate::member::Slot;
 use crate::service::Forwarding;
 use crate::tables::Tables;
 
-/// Takes a port of the gateway for the connection that was kept ([`Tables::keep_opening`]), to the
-/// member in `slot`, and writes the flow of its replies; 0 when there is none. The client's own
+/// Takes a port of the gateway for the connection whose client sends as `key`, to the member in
+/// `slot`, and writes the flow of its replies; 0 when there is none. The client's own
 /// port is taken when it is free.
 #[inline(always)]
-pub fn take_port<F: Family, T: Tables<F>>(tables: &T, slot: Slot, now: Tick) -> u16 {
-    let Some(key) = tables.kept_opening() else {
-        return 0;
-    };
+pub fn take_port<F: Family, T: Tables<F>>(
+    tables: &T,
+    key: &FlowKey<F::Address>,
+    slot: Slot,
+    now: Tick,
+) -> u16 {
     let own = u16::from_be_bytes(key.source_port);
     let (first, last) = tables.ports();
     let ports = u32::from(last).saturating_sub(u32::from(first)) + 1;
@@ -27,7 +29,7 @@ pub fn take_port<F: Family, T: Tables<F>>(tables: &T, slot: Slot, now: Tick) -> 
         } else {
             (u32::from(first) + mix(seed, attempt) % ports) as u16
         };
-        if take(tables, &key, slot, port, now) {
+        if take(tables, key, slot, port, now) {
             return port;
         }
     }
@@ -57,16 +59,15 @@ fn take<F: Family, T: Tables<F>>(
         address: backend.gateway,
         port: port.to_be_bytes(),
     };
-    let reply_key = FlowKey::between(backend.endpoint(), gateway);
+    let reply_key = Local(FlowKey::between(backend.endpoint(), gateway));
     if !frees(tables, key, &reply_key, now) {
         return false;
     }
-    let reply = tables.draft(|| {
+    tables.claim(&reply_key, || {
         Flow::new(Direction::ToClient, &reply_key, key.reversed(), slot, now)
             .of_generation(member.generation)
             .forwarded(Forwarding::FullNat)
-    });
-    reply.is_some_and(|reply| tables.claim(&reply_key, &reply))
+    })
 }
 
 /// Whether replies under `reply_key` can be those of a new connection. One that has ended makes
@@ -79,12 +80,12 @@ fn frees<F: Family, T: Tables<F>>(
     reply_key: &FlowKey<F::Address>,
     now: Tick,
 ) -> bool {
-    if tables.recall(reply_key).is_some() || tables.lingers(reply_key, now) {
+    if tables.established(reply_key).is_some() || tables.lingers(reply_key, now) {
         return false;
     }
     if let Some(before) = tables.transient(reply_key) {
-        let before_key = before.leaving.reversed();
-        if before_key != *key {
+        let before_key = Local(before.leaving.reversed());
+        if *before_key != *key {
             let is_over = match before.phase() {
                 // It has lingered, and nobody went on with it.
                 Phase::Reset => true,

@@ -18,20 +18,20 @@ pub struct Full;
 /// Everything that a decision reads or writes besides the packet.
 ///
 /// Two connection tables: the *established* one, from which nothing is ever evicted, and the
-/// *transient* one for half-open and ended connections, which forgets the flow that was used
-/// longest ago when it needs room.
+/// *transient* one for half-open and ended connections, in which a new flow takes the place of an
+/// old one when there is no room.
 pub trait Tables<F: Family> {
     /// A flow in its table: to be read, and to be noted in.
     type Found: Deref<Target = Flow<F::Address>> + Copy;
     /// A service in its table.
     type Service: Deref<Target = Service> + Copy;
 
-    /// Writes a new flow where it may lie until the next one, to be put into a table; the kernel
-    /// has no room for it on its stack.
-    fn draft(&self, flow: impl FnOnce() -> Flow<F::Address>) -> Option<Self::Found>;
-
     /// Finds an established flow: the one lookup of an established packet.
     fn recall(&self, key: &FlowKey<F::Address>) -> Option<Self::Found>;
+    /// The same, for the other flow of a packet's connection.
+    fn established(&self, key: &FlowKey<F::Address>) -> Option<Self::Found> {
+        self.recall(key)
+    }
     /// The flow as it is now, after what has been noted; in the kernel it is the flow itself.
     fn reread(&self, flow: Self::Found) -> Self::Found;
     /// Notes a packet of the flow.
@@ -44,17 +44,30 @@ pub trait Tables<F: Family> {
     fn note_phase(&self, flow: Self::Found, phase: Phase, memo: u32);
     /// Gives the flow the generation that no member has: its next packet meets an RST.
     fn disown(&self, flow: Self::Found);
-    /// Inserts or replaces an established flow.
-    fn establish(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> Result<(), Full>;
+    /// Puts a half-open or ended flow into the established table too.
+    fn promote(&self, key: &FlowKey<F::Address>) -> Result<(), Full>;
+    /// Puts an established flow into the transient table too.
+    fn demote(&self, key: &FlowKey<F::Address>);
+    /// Inserts or replaces an established flow. It is written where it is needed, here and in the
+    /// next two, because the kernel has no room for it on its stack.
+    fn establish(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> Result<(), Full>;
     /// Removes an established flow; tells whether it was there.
     fn unestablish(&self, key: &FlowKey<F::Address>) -> bool;
 
     /// Finds a half-open or ended flow.
     fn transient(&self, key: &FlowKey<F::Address>) -> Option<Self::Found>;
     /// Inserts or replaces a half-open or ended flow.
-    fn remember(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>);
+    fn remember(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> Option<Self::Found>;
     /// Inserts a half-open flow; tells whether there was none before.
-    fn claim(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> bool;
+    fn claim(&self, key: &FlowKey<F::Address>, flow: impl FnOnce() -> Flow<F::Address>) -> bool;
     /// Removes a half-open or ended flow.
     fn forget(&self, key: &FlowKey<F::Address>);
     /// Keeps the gateway's port in `key`, that of a full-nat connection's replies, for the time
@@ -129,12 +142,6 @@ pub trait Tables<F: Family> {
     {
         choose::has_room(self, id)
     }
-
-    /// Keeps the client's 4-tuple of a connection that a port is to be taken for; the kernel has
-    /// no room to pass it on.
-    fn keep_opening(&self, key: &FlowKey<F::Address>);
-    /// The 4-tuple that was kept last.
-    fn kept_opening(&self) -> Option<FlowKey<F::Address>>;
 
     /// Counts a milestone of a connection for its slot, its backend and the gateway.
     fn count(&self, slot: Slot, milestone: Milestone);

@@ -13,7 +13,8 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::capture::{Capture, MOST_BYTES, Record};
 use lb_common::reason::Reason;
 
-use crate::maps::{now, row};
+use crate::maps::row;
+use crate::maps::rows::now;
 use crate::packet::{arrival, copy_start, length};
 use crate::routing::ingress;
 

@@ -1,7 +1,7 @@
 //! The XDP program: what becomes of each packet.
 //!
 //! The decision is `lb_common::pipeline`, safe and pure; this crate is what it needs of the kernel:
-//! packet pointers (`packet`), VLAN tags (`vlan`), routing (`routing`), tables (`maps`, `tables`), and
+//! packet pointers (`packet`), VLAN tags (`vlan`), routing (`routing`), tables (`maps`, `tables`, `family`), and
 //! below the one place where a decision turns into an XDP action.
 #![no_std]
 #![no_main]
@@ -11,7 +11,9 @@
     reason = "the only way to an atomic addition on this target"
 )]
 
+mod amend;
 mod capture;
+mod family;
 mod maps;
 mod packet;
 mod routing;
@@ -22,72 +24,66 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::family::{V4, V6};
-use lb_common::member::Slot;
+use lb_common::flow::FlowKey;
 use lb_common::pipeline::{
-    Forward, Opening, carry, classify, open_from_port, refuse_odd, translate,
+    Decision, Forward, carry, classify, key_of, open_from_port, refuse_odd, translate,
 };
 use lb_common::reason::Reason;
 use lb_common::refuse::{refuse, report_too_big};
-use lb_common::wire::{EgressTags, Ethernet, Headers, Icmp, IpHeader, Ipv4, Ipv6, Quote, Tcp};
+use lb_common::wire::{Egress, EgressTags, Ethernet, Icmp, IpHeader, Ipv4, Ipv6, Quote, Tag, Tcp};
 
-use crate::maps::{count_reason, count_traffic, now};
+use crate::family::TabledFamily;
+use crate::maps::row;
+use crate::maps::rows::{count_reason, count_traffic, keep_egress, kept_egress, now};
 use crate::packet::{Readable, at};
-use crate::tables::{KernelTables, TabledFamily};
+use crate::tables::KernelTables;
 
 /// No XDP action: the packet belongs to no established connection.
 const UNKNOWN: u32 = u32::MAX;
 /// No XDP action: the packet may be an ICMP error.
 const NO_TCP: u32 = u32::MAX - 1;
+/// No XDP action: a TCP packet in fragments or with IP options.
+const ODD: u32 = u32::MAX - 3;
 /// No XDP action: an RST is to answer the packet.
 const ANSWER: u32 = u32::MAX - 2;
 /// No XDP action: the packet does not fit the MTU in the lower half.
 const REPORT: u32 = 0x4000_0000;
-/// No XDP action: a connection waits for a port, its member's slot and those that it has tried are
-/// in the lower 48 bits.
-const NEEDS_PORT: u64 = 1 << 63;
 /// A frame that came without VLAN tags.
 const UNTAGGED: u64 = 0;
 
 #[xdp]
 fn pglb(ctx: XdpContext) -> u32 {
     let kept = capture::begin(&ctx);
-    let action = match packet::kind(&ctx) {
-        Ok(Ipv4::ETHER_TYPE) => handle::<V4>(&ctx, UNTAGGED),
-        Ok(Ipv6::ETHER_TYPE) => handle::<V6>(&ctx, UNTAGGED),
-        Ok(_) => handle_tagged(&ctx),
+    let mut came = UNTAGGED;
+    let mut kind = packet::kind(&ctx);
+    // A frame with VLAN tags is handled without them, and gets those that it leaves with at the end.
+    if kind.is_ok_and(Tag::is_announced_by) {
+        came = vlan::untag(&ctx);
+        kind = vlan::reason(came).map_or_else(|| packet::kind(&ctx), Err);
+    }
+    let action = match kind {
+        Ok(Ipv4::ETHER_TYPE) => handle::<V4>(&ctx, came),
+        Ok(Ipv6::ETHER_TYPE) => handle::<V6>(&ctx, came),
+        Ok(_) => turn_away(&ctx, Reason::NotIp),
         Err(reason) => turn_away(&ctx, reason),
     };
     capture::finish(&ctx, kept, action);
     action
 }
 
-/// A frame with VLAN tags is handled without them, and gets those that it leaves with at the end.
 #[inline(always)]
-fn handle_tagged(ctx: &XdpContext) -> u32 {
-    match vlan::untag(ctx) {
-        Ok((Ipv4::ETHER_TYPE, came)) => handle::<V4>(ctx, came),
-        Ok((_, came)) => handle::<V6>(ctx, came),
-        Err(reason) => turn_away(ctx, reason),
-    }
-}
-
-#[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the lower half is the action"
-)]
 fn handle<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
     let mut action = carry_on::<F>(ctx, came);
     if action == UNKNOWN {
-        let result = handle_unknown::<F>(ctx, came);
-        action = if result & NEEDS_PORT == 0 {
-            result as u32
-        } else {
-            let port = (F::TAKE_PORT)(u32::from(unpack(result).slot.0));
-            open_with::<F>(ctx, came, result, port)
-        };
+        let mut decision = Decision(handle_unknown::<F>(ctx));
+        if let Some(opening) = decision.opening() {
+            let port = (F::TAKE_PORT)(u32::from(opening.slot.0));
+            decision = Decision(open_with::<F>(ctx, decision.0, port));
+        }
+        action = conclude(ctx, came, decision.0);
     }
     match action {
+        ODD => handle_odd::<F>(ctx, came),
         NO_TCP => handle_error::<F>(ctx, came),
         ANSWER => leave(ctx, came, answer::<F>(ctx)),
         report if report & REPORT != 0 => leave(ctx, came, self::report::<F>(ctx, report)),
@@ -98,73 +94,64 @@ fn handle<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
 /// The hot path: a packet of an established connection.
 #[inline(never)]
 fn carry_on<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
-    let Ok(mut packet) = F::read(ctx) else {
-        return UNKNOWN;
+    let mut packet = match F::read(ctx) {
+        Ok(packet) => packet,
+        Err(Reason::NotTcp) => return NO_TCP,
+        Err(Reason::Fragment | Reason::IpOptions) => return ODD,
+        Err(reason) => return leave(ctx, came, turn_away(ctx, reason)),
     };
     match carry(&KernelTables { ctx: Some(ctx) }, &mut packet, now()) {
-        Some(result) => finish(ctx, came, &mut packet, result),
+        Some(result) => finish(ctx, came, &packet.egress, result),
         None => UNKNOWN,
     }
 }
 
 /// Everything else. It has a stack of its own, and so reads the packet anew.
 #[inline(never)]
-fn handle_unknown<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u64 {
-    let action = match F::read(ctx) {
-        Ok(mut packet) => match classify(&KernelTables { ctx: Some(ctx) }, &mut packet, now()) {
-            Ok(result) => finish(ctx, came, &mut packet, result),
-            Err(Opening { slot, tried }) => {
-                return NEEDS_PORT | u64::from(slot.0) << 32 | u64::from(tried);
-            }
-        },
-        Err(reason @ (Reason::Fragment | Reason::IpOptions)) => {
-            handle_odd::<F>(ctx, came, reason.index())
-        }
-        Err(Reason::NotTcp) => NO_TCP,
-        Err(reason) => leave(ctx, came, turn_away(ctx, reason)),
+fn handle_unknown<F: Readable + TabledFamily>(ctx: &XdpContext) -> u64 {
+    let mut packet = match F::read(ctx) {
+        Ok(packet) => packet,
+        Err(reason) => return Decision::of(Err(reason)).0,
     };
-    u64::from(action)
+    let Some(key) = row(F::KEY.get_ptr_mut(0)) else {
+        return Decision::of(Err(Reason::Inconsistent)).0;
+    };
+    *key = FlowKey::of(&packet);
+    let decision = classify(&KernelTables { ctx: Some(ctx) }, &mut packet, key, now());
+    keep_egress(packet.egress);
+    decision.0
 }
 
 /// Opens a full-nat connection from the port that was taken for it.
 #[inline(never)]
 #[expect(clippy::cast_possible_truncation, reason = "it is a port")]
-fn open_with<F: Readable + TabledFamily>(
-    ctx: &XdpContext,
-    came: u64,
-    opening: u64,
-    port: u32,
-) -> u32 {
-    let Ok(mut packet) = F::read(ctx) else {
-        return XDP_DROP;
+fn open_with<F: Readable + TabledFamily>(ctx: &XdpContext, decision: u64, port: u32) -> u64 {
+    let (Ok(mut packet), Some(key)) = (F::read(ctx), F::KEY.get(0)) else {
+        return Decision::of(Err(Reason::Inconsistent)).0;
+    };
+    let Some(opening) = Decision(decision).opening() else {
+        return Decision::of(Err(Reason::Inconsistent)).0;
     };
     let tables = KernelTables { ctx: Some(ctx) };
-    let result = open_from_port(&tables, &mut packet, now(), unpack(opening), port as u16);
-    finish(ctx, came, &mut packet, result)
+    let decision = open_from_port(&tables, &mut packet, key, now(), opening, port as u16);
+    keep_egress(packet.egress);
+    decision.0
 }
 
-#[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "each part is cut out of the number"
-)]
-fn unpack(opening: u64) -> Opening {
-    Opening {
-        slot: Slot((opening >> 32) as u16),
-        tried: opening as u32,
-    }
+/// Does what was decided about a packet of no established connection.
+#[inline(never)]
+fn conclude(ctx: &XdpContext, came: u64, decision: u64) -> u32 {
+    finish(ctx, came, &kept_egress(), Decision(decision).made())
 }
 
 /// A TCP packet that no service takes.
 #[inline(never)]
-fn handle_odd<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64, reason: u32) -> u32 {
-    let reason = match F::receiver(ctx) {
-        Some(receiver) => refuse_odd::<F, _>(
-            &KernelTables { ctx: Some(ctx) },
-            receiver,
-            Reason::at(reason),
-        ),
-        None => Reason::Truncated,
+fn handle_odd<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
+    let reason = match (F::read(ctx), F::receiver(ctx)) {
+        (Err(reason), Some(receiver)) => {
+            refuse_odd::<F, _>(&KernelTables { ctx: Some(ctx) }, receiver, reason)
+        }
+        _ => Reason::Truncated,
     };
     leave(ctx, came, turn_away(ctx, reason))
 }
@@ -187,21 +174,18 @@ fn translate_error<F: TabledFamily>(
     ctx: &XdpContext,
     error: &mut Quote<'_, F>,
 ) -> Result<(Forward, EgressTags), Reason> {
-    let forward = translate(&KernelTables { ctx: Some(ctx) }, error)?;
+    let key = row(F::KEY.get_ptr_mut(0)).ok_or(Reason::Inconsistent)?;
+    *key = key_of(error);
+    let forward = translate(&KernelTables { ctx: Some(ctx) }, error, key)?;
     Ok((forward, error.egress.tags))
 }
 
 #[inline(always)]
-fn finish<F: Readable>(
-    ctx: &XdpContext,
-    came: u64,
-    packet: &mut Headers<'_, F>,
-    result: Result<Forward, Reason>,
-) -> u32 {
+fn finish(ctx: &XdpContext, came: u64, egress: &Egress, result: Result<Forward, Reason>) -> u32 {
     match result {
-        Ok(forward) => send(ctx, came, &forward, packet.egress.tags),
+        Ok(forward) => send(ctx, came, &forward, egress.tags),
         Err(reason) => match turn_away(ctx, reason) {
-            XDP_TX if reason == Reason::TooBig => REPORT | u32::from(packet.egress.mtu),
+            XDP_TX if reason == Reason::TooBig => REPORT | u32::from(egress.mtu),
             XDP_TX => ANSWER,
             action => leave(ctx, came, action),
         },

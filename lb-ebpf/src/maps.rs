@@ -5,23 +5,17 @@
 )]
 
 mod declared;
+pub(crate) mod flows;
 pub(crate) mod global;
+pub(crate) mod rows;
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use core::ops::Deref;
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibQuery;
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
-use lb_common::choose::is_forgiven;
-use lb_common::family::WideAddress;
-use lb_common::flow::{Direction, Flow, FlowKey, NextHop, Phase, Tick};
-use lb_common::pipeline::Forward;
-use lb_common::reason::Reason;
-use lb_common::service::{Service, ServiceKey};
-use lb_common::source::{Pace, SourceKey, SourceTally};
-use lb_common::tally::{Milestone, Tally};
-use lb_common::trunk::Trunk;
+use lb_common::flow::{Flow, NextHop, Phase, Tick};
+use lb_common::flow_table::Entry;
 
 pub(crate) use declared::*;
 
@@ -30,59 +24,21 @@ pub(crate) const BPF_ANY: u64 = 0;
 /// Insert where nothing is.
 pub(crate) const BPF_NOEXIST: u64 = 1;
 
-/// Counts a packet that was not forwarded.
-#[inline(always)]
-pub(crate) fn count_reason(reason: Reason) {
-    if let Some(count) = REASONS.get_ptr_mut(reason.index()) {
-        // SAFETY: the counter is this CPU's own, and XDP programs do not interrupt each other.
-        unsafe { *count += 1 };
-    }
-}
-
-/// Counts a packet that was forwarded.
-#[inline(always)]
-pub(crate) fn count_traffic(forward: &Forward, bytes: u64) {
-    if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(forward.slot.0)) {
-        // SAFETY: the entry is this CPU's own, and XDP programs do not interrupt each other.
-        let traffic = unsafe { &mut *traffic };
-        match forward.direction {
-            Direction::ToBackend => {
-                traffic.packets_to_backend += 1;
-                traffic.bytes_to_backend += bytes;
-            }
-            Direction::ToClient => {
-                traffic.packets_to_client += 1;
-                traffic.bytes_to_client += bytes;
-            }
-        }
-    }
-}
-
 /// A row of a table, for the moment that its caller needs it.
 #[inline(always)]
 pub(crate) fn row<T>(pointer: Option<*mut T>) -> Option<&'static mut T> {
-    // SAFETY: as in `find_established`; no caller asks for a row again while it has it.
+    // SAFETY: as in `Place::deref`; no caller asks for a row again while it has it.
     pointer.map(|row| unsafe { &mut *row })
 }
 
-/// The coarse clock: as exact as the timer tick. It is read once for each of these and CPU, since
-/// the count of ticks is a load and the reading a call.
+/// Timer ticks since boot: a load.
 #[inline(always)]
-pub(crate) fn now() -> Tick {
+fn timer() -> u64 {
     // SAFETY: the helper has no arguments and no effect.
-    let timer = unsafe { bpf_jiffies64() };
-    let Some(clock) = row(CLOCK.get_ptr_mut(0)) else {
-        return read_clock();
-    };
-    if clock.timer != timer {
-        *clock = Clock {
-            timer,
-            now: read_clock(),
-        };
-    }
-    clock.now
+    unsafe { bpf_jiffies64() }
 }
 
+/// The coarse clock: a call.
 #[inline(always)]
 fn read_clock() -> Tick {
     // SAFETY: the helper has no arguments and no effect.
@@ -92,76 +48,85 @@ fn read_clock() -> Tick {
 /// Whether rare events are logged.
 #[inline(always)]
 pub(crate) fn is_debugging() -> bool {
-    read_constant(&raw const DEBUG_DATAPATH)
+    read_constant(&raw const DEBUG_DATAPATH) != 0
 }
 
 /// Whether packets go back out of the interface they came from by redirection.
 #[inline(always)]
 pub(crate) fn is_redirecting_back() -> bool {
-    read_constant(&raw const REDIRECT_BACK)
+    read_constant(&raw const REDIRECT_BACK) != 0
+}
+
+/// The buckets of a table of established flows.
+#[inline(always)]
+fn established_buckets() -> u32 {
+    read_constant(&raw const ESTABLISHED_BUCKETS)
+}
+
+/// What the places of flows in their tables depend on besides their keys.
+#[inline(always)]
+fn seed() -> u64 {
+    u64::from(read_constant(&raw const SEED))
 }
 
 /// Reads a constant. To the compiler it is a variable; the verifier knows its value, and removes
 /// the branch that is not taken.
 #[inline(always)]
-fn read_constant(constant: *const u32) -> bool {
+fn read_constant(constant: *const u32) -> u32 {
     // SAFETY: every caller hands the address of a static.
-    unsafe { core::ptr::read_volatile(constant) != 0 }
+    unsafe { core::ptr::read_volatile(constant) }
 }
 
-/// Adds one to a counter that all CPUs share. The target has no compare-and-swap, so
-/// `core::sync::atomic` does not offer the addition that it does have.
+/// Adds one to a counter that all CPUs share. `core::sync::atomic` offers no compare-and-swap for
+/// this target, and so none of the rest either.
 #[inline(always)]
-fn add_one(counter: *mut u64) {
-    // SAFETY: the pointer is to an aligned `u64` in a map value, which is never freed while the
-    // program runs, and which the kernel side only changes atomically.
+fn add_one(counter: &mut u64) {
+    // SAFETY: the reference is to a `u64` in a map value, which is never freed while the program
+    // runs, and which the kernel side only changes atomically.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
 }
 
+/// The word as it is now: other CPUs write it.
 #[inline(always)]
-fn count_in(tally: Option<*mut Tally>, milestone: u32) {
-    let Some(tally) = tally else { return };
-    // SAFETY: taking addresses of fields of a map value that is there.
-    let (half_opened, half_closed, established, ended) = unsafe {
-        (
-            &raw mut (*tally).half_opened,
-            &raw mut (*tally).half_closed,
-            &raw mut (*tally).established,
-            &raw mut (*tally).ended,
+fn load(word: &mut u64) -> u64 {
+    // SAFETY: it is a reference; volatile, because it is read again when it was another's.
+    unsafe { core::ptr::read_volatile(word) }
+}
+
+/// Writes the word if it is still what it was; tells whether it was.
+#[inline(always)]
+fn swap(word: &mut u64, was: u64, becomes: u64) -> bool {
+    // SAFETY: as in `add_one`.
+    let (_, is_swapped) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+            word, was, becomes,
         )
     };
-    const HALF_OPENED: u32 = Milestone::HalfOpened as u32;
-    const HALF_CLOSED: u32 = Milestone::HalfClosed as u32;
-    const ESTABLISHED: u32 = Milestone::Established as u32;
-    const RESUMED: u32 = Milestone::Resumed as u32;
-    match milestone {
-        HALF_OPENED => add_one(half_opened),
-        HALF_CLOSED => add_one(half_closed),
-        ESTABLISHED => {
-            add_one(half_closed);
-            add_one(established);
-        }
-        RESUMED => add_one(established),
-        _ => add_one(ended),
+    is_swapped
+}
+
+/// Adds to the word; whoever sees that also sees all that was written before.
+#[inline(always)]
+fn add_last(word: &mut u64, difference: u64) {
+    // SAFETY: as in `add_one`.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(word, difference) };
+}
+
+/// Copies an entry, word by word: the compiler would put all of it on the stack between.
+#[inline(always)]
+fn overwrite<A>(entry: &mut Entry<A>, with: &Entry<A>) {
+    let (place, from) = (
+        (&raw mut *entry).cast::<u64>(),
+        (&raw const *with).cast::<u64>(),
+    );
+    for word in 0..size_of::<Entry<A>>() / size_of::<u64>() {
+        // SAFETY: as in `Place::deref`; an entry is a whole number of words, and aligned to them.
+        unsafe {
+            place
+                .add(word)
+                .write_volatile(from.add(word).read_volatile())
+        };
     }
-}
-
-/// Where an established flow lies in its table.
-#[inline(always)]
-pub(crate) fn find_established<A: Copy>(
-    table: &HashMap<FlowKey<A>, Flow<A>>,
-    key: &FlowKey<A>,
-) -> Option<Place<A>> {
-    table.get_ptr_mut(key).map(Place)
-}
-
-/// Where a half-open or ended flow lies in its table.
-#[inline(always)]
-pub(crate) fn find_transient<A: Copy>(
-    table: &LruHashMap<FlowKey<A>, Flow<A>>,
-    key: &FlowKey<A>,
-) -> Option<Place<A>> {
-    table.get_ptr_mut(key).map(Place)
 }
 
 /// Where a flow lies in its table.
@@ -234,73 +199,6 @@ impl<A> Place<A> {
     }
 }
 
-/// Finds a service.
-#[inline(always)]
-pub(crate) fn find_service<A>(
-    table: &HashMap<ServiceKey<A>, Service>,
-    key: &ServiceKey<A>,
-) -> Option<&'static Service> {
-    // SAFETY: as in `Place::deref`; the controller replaces entries whole, and one that is read is
-    // not used again before the program ends.
-    table.get_ptr(key).map(|service| unsafe { &*service })
-}
-
-/// How frames of an interface leave, if it is a VLAN device.
-#[inline(always)]
-pub(crate) fn find_trunk(interface: u32) -> Option<Trunk> {
-    // SAFETY: as in `find_service`.
-    TRUNKS.get_ptr(interface).map(|trunk| unsafe { *trunk })
-}
-
-/// When a port began to linger.
-#[inline(always)]
-pub(crate) fn find_lingering(key: &FlowKey<WideAddress>) -> Option<Tick> {
-    // SAFETY: as in `find_service`.
-    LINGERING.get_ptr(key).map(|since| unsafe { *since })
-}
-
-/// When the next connection of a client address is due.
-#[inline(always)]
-pub(crate) fn find_pace(source: &SourceKey) -> Pace {
-    // SAFETY: as in `Place::deref`.
-    let pace = PACES.get_ptr(source).map(|pace| unsafe { *pace });
-    pace.unwrap_or_default()
-}
-
-/// The established connections of a client address.
-#[inline(always)]
-pub(crate) fn count_connections(source: &SourceKey) -> u64 {
-    // SAFETY: as in `find_service`.
-    let tally = SOURCES.get_ptr(source).map(|tally| unsafe { *tally });
-    // SAFETY: as in `find_service`.
-    let reaped = SOURCES_REAPED
-        .get_ptr(source)
-        .map(|reaped| unsafe { *reaped });
-    tally.unwrap_or_default().connections(reaped.unwrap_or(0))
-}
-
-/// Counts a connection of a client address as established.
-#[inline(always)]
-pub(crate) fn count_source(source: &SourceKey) {
-    if SOURCES.get_ptr(source).is_none() {
-        // Another CPU may have been quicker; in a full table the address is not limited.
-        let _ = SOURCES.insert(source, SourceTally::default(), BPF_NOEXIST);
-    }
-    if let Some(tally) = SOURCES.get_ptr_mut(source) {
-        // SAFETY: as in `count_in`.
-        add_one(unsafe { &raw mut (*tally).established });
-    }
-}
-
-/// Counts a connection of a client address as ended, if those of this address are counted.
-#[inline(always)]
-pub(crate) fn discount_source(source: &SourceKey) {
-    if let Some(tally) = SOURCES.get_ptr_mut(source) {
-        // SAFETY: as in `count_in`.
-        add_one(unsafe { &raw mut (*tally).ended });
-    }
-}
-
 /// An empty question to the routing tables. There is one for each CPU.
 #[inline(always)]
 pub(crate) fn routing_query() -> Option<&'static mut FibQuery> {
@@ -311,75 +209,4 @@ pub(crate) fn routing_query() -> Option<&'static mut FibQuery> {
         *query = core::mem::zeroed();
         Some(&mut *query)
     }
-}
-
-/// Takes a turn of a service. Two CPUs may take the same one: they choose the same member, once.
-#[inline(always)]
-pub(crate) fn take_turn(service: u32) -> u64 {
-    let Some(turns) = TURNS.get_ptr_mut(service) else {
-        return 0;
-    };
-    // SAFETY: as in `Place::deref`.
-    let turn = unsafe { *turns };
-    add_one(turns);
-    turn
-}
-
-/// Makes a slot suspect and tells the controller, unless it is suspect already.
-#[inline(always)]
-pub(crate) fn suspect(slot: u32) {
-    let (Some(member), Some(tally)) = (MEMBERS.get(slot), SLOT_TALLIES.get_ptr_mut(slot)) else {
-        return;
-    };
-    // SAFETY: as in `count_in`.
-    let suspicions = unsafe { &raw mut (*tally).suspicions };
-    // SAFETY: as in `Place::deref`.
-    if is_forgiven(unsafe { *suspicions }, member.forgiven) {
-        add_one(suspicions);
-        // The controller also sees it in the tally; the record only makes it quick.
-        let _ = SUSPECTS.output::<u32>(slot, 0);
-    }
-}
-
-#[inline(always)]
-pub(crate) fn next_hop_generation() -> u32 {
-    GATEWAY
-        .get(0)
-        .map_or(0, |gateway| gateway.next_hop_generation)
-}
-
-/// Writes a flow where it is to be copied into a table from.
-#[inline(always)]
-pub(crate) fn draft<A>(
-    drafts: &PerCpuArray<Flow<A>>,
-    flow: impl FnOnce() -> Flow<A>,
-) -> Option<Place<A>> {
-    let place = drafts.get_ptr_mut(0)?;
-    // SAFETY: the entry is this CPU's own, and whoever drafts is done with it before anybody drafts
-    // again.
-    unsafe { *place = flow() };
-    Some(Place(place))
-}
-
-/// Keeps the 4-tuple of a connection for the function that takes a port for it.
-#[inline(always)]
-pub(crate) fn keep_opening(key: FlowKey<WideAddress>) {
-    if let Some(place) = OPENING.get_ptr_mut(0) {
-        // SAFETY: the entry is this CPU's own.
-        unsafe { *place = key };
-    }
-}
-
-/// The 4-tuple that was kept last.
-#[inline(always)]
-pub(crate) fn kept_opening() -> Option<&'static FlowKey<WideAddress>> {
-    OPENING.get(0)
-}
-
-/// The first and the last port that full-nat connections leave from.
-#[inline(always)]
-pub(crate) fn ports() -> (u16, u16) {
-    GATEWAY
-        .get(0)
-        .map_or((0, 0), |gateway| (gateway.first_port, gateway.last_port))
 }

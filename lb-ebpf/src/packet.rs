@@ -21,7 +21,7 @@ use lb_common::wire::{
     QuotedChecksum, QuotedPorts, Tag, Tcp,
 };
 
-use crate::tables::TabledFamily;
+use crate::family::TabledFamily;
 
 /// What the frame carries: an EtherType, in network byte order.
 #[inline(always)]
@@ -214,21 +214,28 @@ pub(crate) fn cut_to_headers<F: Family>(ctx: &XdpContext) -> bool {
 /// were read before must not be used after it.
 #[inline(always)]
 pub(crate) fn make_room<F: Family>(ctx: &XdpContext) -> bool {
-    let Some(ethernet) = at::<Ethernet>(ctx, 0) else {
+    let Some(ethernet) = at::<[u16; 7]>(ctx, 0) else {
         return false;
     };
-    let mut ethernet = ethernet.clone();
-    ethernet.turn_round();
+    let [a, b, c, d, e, f, kind] = in_hand(ethernet);
     #[expect(clippy::cast_possible_truncation, reason = "48 bytes at most")]
     let room = -((F::Header::LENGTH + Icmp::LENGTH) as i32);
     if !cut_to_headers::<F>(ctx) || !move_head(ctx, room) {
         return false;
     }
-    let Some(place) = at::<Ethernet>(ctx, 0) else {
+    let Some(place) = at::<[u16; 7]>(ctx, 0) else {
         return false;
     };
-    *place = ethernet;
+    *place = [d, e, f, a, b, c, kind];
     true
+}
+
+/// A header by value, pair by pair. The compiler must not read it in larger pieces: it would put
+/// them on the stack as they lie in the packet, unaligned, which the verifier rejects.
+#[inline(always)]
+pub(crate) fn in_hand<const PAIRS: usize>(header: &[u16; PAIRS]) -> [u16; PAIRS] {
+    // SAFETY: the pointers are references.
+    core::array::from_fn(|pair| unsafe { core::ptr::read_volatile(&raw const header[pair]) })
 }
 
 /// Moves the frame's start by so many bytes, towards its end if they are positive; tells whether
@@ -306,17 +313,11 @@ impl Header for QuotedPorts {}
 impl Header for QuotedChecksum {}
 impl Header for Tag {}
 impl Header for MacAddresses {}
+impl Header for [u16; 7] {}
 impl Header for [u8; 4] {}
 
 /// Both MAC addresses, in front of the VLAN tags.
-#[repr(C, align(2))]
-#[derive(Clone)]
-pub(crate) struct MacAddresses(pub(crate) [u8; 12]);
-
-impl MacAddresses {
-    /// Their length in bytes.
-    pub(crate) const LENGTH: usize = 12;
-}
+pub(crate) type MacAddresses = [u16; 6];
 
 /// Hands the packet to the driver of another interface; returns the XDP action.
 #[inline(always)]

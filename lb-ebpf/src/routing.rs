@@ -5,9 +5,10 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::flow::NextHop;
 use lb_common::wire::{EgressTags, PROTOCOL_TCP};
 
-use crate::maps::{find_trunk, is_redirecting_back, next_hop_generation, routing_query};
+use crate::family::TabledFamily;
+use crate::maps::rows::{find_trunk, next_hop_generation};
+use crate::maps::{is_redirecting_back, routing_query};
 use crate::packet;
-use crate::tables::TabledFamily;
 
 /// The index of the interface that the packet came from.
 #[inline(always)]

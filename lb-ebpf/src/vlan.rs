@@ -4,30 +4,38 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::reason::Reason;
 use lb_common::wire::{Ipv4, Ipv6, Tag};
 
-use crate::packet::{MacAddresses, at, kind, move_head};
+use crate::packet::{MacAddresses, at, in_hand, move_head};
 
-/// Takes one or two tags off a frame that carries IP; returns its EtherType then, and the tags as
-/// [`packed`]. Another frame is left alone.
+/// Takes one or two tags off a frame that carries IP; returns them as [`packed`], or else the index
+/// of a [`Reason`], which is smaller than any tag. Another frame is left alone.
+#[inline(never)]
+pub(crate) fn untag(ctx: &XdpContext) -> u64 {
+    take_tags(ctx).unwrap_or_else(|reason| u64::from(reason.index()))
+}
+
+/// Why [`untag`] took no tags off, by what it returned.
 #[inline(always)]
-pub(crate) fn untag(ctx: &XdpContext) -> Result<([u8; 2], u64), Reason> {
-    if !Tag::is_announced_by(kind(ctx)?) {
-        return Err(Reason::NotIp);
-    }
-    let outer = *at::<Tag>(ctx, MacAddresses::LENGTH).ok_or(Reason::Truncated)?;
-    let inner = *at::<Tag>(ctx, MacAddresses::LENGTH + Tag::LENGTH).ok_or(Reason::Truncated)?;
+#[expect(clippy::cast_possible_truncation, reason = "it is small then")]
+pub(crate) fn reason(came: u64) -> Option<Reason> {
+    (came <= u64::from(u16::MAX)).then(|| Reason::at(came as u32))
+}
+
+#[inline(always)]
+fn take_tags(ctx: &XdpContext) -> Result<u64, Reason> {
+    let outer = *at::<Tag>(ctx, size_of::<MacAddresses>()).ok_or(Reason::Truncated)?;
+    let inner =
+        *at::<Tag>(ctx, size_of::<MacAddresses>() + Tag::LENGTH).ok_or(Reason::Truncated)?;
     if is_ip(inner.kind) {
-        let came = packed([outer, Tag::default()]);
-        return take_off(ctx, Tag::LENGTH).map(|()| (inner.kind, came));
+        return take_off(ctx, Tag::LENGTH).map(|()| packed([outer, Tag::default()]));
     }
     if !Tag::is_announced_by(inner.kind) {
         return Err(Reason::NotIp);
     }
-    let third = *at::<Tag>(ctx, MacAddresses::LENGTH + 2 * Tag::LENGTH).ok_or(Reason::Truncated)?;
-    if !is_ip(third.kind) {
+    let third = at::<Tag>(ctx, size_of::<MacAddresses>() + 2 * Tag::LENGTH);
+    if !is_ip(third.ok_or(Reason::Truncated)?.kind) {
         return Err(Reason::NotIp);
     }
-    let came = packed([outer, inner]);
-    take_off(ctx, 2 * Tag::LENGTH).map(|()| (third.kind, came))
+    take_off(ctx, 2 * Tag::LENGTH).map(|()| packed([outer, inner]))
 }
 
 /// Puts tags on a frame, as [`packed`]; tells whether there was room.
@@ -71,7 +79,7 @@ fn is_ip(kind: [u8; 2]) -> bool {
 
 #[inline(always)]
 fn take_off(ctx: &XdpContext, length: usize) -> Result<(), Reason> {
-    let addresses = at::<MacAddresses>(ctx, 0).ok_or(Reason::Truncated)?.clone();
+    let addresses = in_hand(at::<MacAddresses>(ctx, 0).ok_or(Reason::Truncated)?);
     #[expect(clippy::cast_possible_truncation, reason = "8 bytes at most")]
     if !move_head(ctx, length as i32) {
         return Err(Reason::Truncated);
@@ -86,7 +94,7 @@ fn put_on(ctx: &XdpContext, tag: Tag) -> bool {
     let Some(addresses) = at::<MacAddresses>(ctx, 0) else {
         return false;
     };
-    let addresses = addresses.clone();
+    let addresses = in_hand(addresses);
     if !move_head(ctx, ROOM) {
         return false;
     }
@@ -94,7 +102,7 @@ fn put_on(ctx: &XdpContext, tag: Tag) -> bool {
         return false;
     };
     *place = addresses;
-    let Some(place) = at::<Tag>(ctx, MacAddresses::LENGTH) else {
+    let Some(place) = at::<Tag>(ctx, size_of::<MacAddresses>()) else {
         return false;
     };
     *place = tag;

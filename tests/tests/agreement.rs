@@ -31,8 +31,8 @@ use pglb_tests::packets::{ACK, FIN, PSH, RST, SYN, Segment};
 
 use program::random::Random;
 use program::{
-    Action, Framed as _, INGRESS, NARROW, NOBODY, Program, Side, add_service, backend, client,
-    endpoint, gateway, key, slot, timeless, vip,
+    Action, Framed as _, INGRESS, MANY_BUCKETS, NARROW, NOBODY, ONE_BUCKET, Program, Side,
+    add_service, backend, client, endpoint, gateway, key, slot, timeless, vip,
 };
 
 const SEQUENCES: u64 = 2_000;
@@ -54,18 +54,11 @@ const AGES: [u32; 2] = [20, 300];
 fn host_and_kernel_agree_on_random_packets() -> Result<()> {
     let first = Random::seed();
     println!("seed {first}");
-    let seen = program::with_program(|program| {
-        let mut seen = Seen::new();
-        for seed in first..first + SEQUENCES {
-            let result = if seed % 2 == 0 {
-                try_until_quick::<V4>(program, seed, &mut seen)
-            } else {
-                try_until_quick::<V6>(program, seed, &mut seen)
-            };
-            result.map_err(|error| error.context(format!("PGLB_SEED={seed} shows it again")))?;
-        }
-        Ok(seen)
-    })?;
+    let mut seen = Seen::new();
+    for buckets in [ONE_BUCKET, MANY_BUCKETS] {
+        let seeds = first..first + SEQUENCES;
+        seen = run(buckets, seeds.filter(|seed| size(*seed) == buckets), seen)?;
+    }
     // A comparison that never leaves the doorstep would be no comparison.
     for what in seen.keys() {
         println!("{what:?}: {}", seen[what]);
@@ -80,6 +73,29 @@ fn host_and_kernel_agree_on_random_packets() -> Result<()> {
         ensure!(count >= 10, "{what:?} was met {count} times only");
     }
     Ok(())
+}
+
+/// The table of a sequence: one that is soon full, or one that never is.
+fn size(seed: u64) -> u32 {
+    if seed % 8 < 2 {
+        ONE_BUCKET
+    } else {
+        MANY_BUCKETS
+    }
+}
+
+fn run(buckets: u32, seeds: impl Iterator<Item = u64> + Send, mut seen: Seen) -> Result<Seen> {
+    program::with_buckets(buckets, &[], |program| {
+        for seed in seeds {
+            let result = if seed % 2 == 0 {
+                try_until_quick::<V4>(program, seed, &mut seen)
+            } else {
+                try_until_quick::<V6>(program, seed, &mut seen)
+            };
+            result.map_err(|error| error.context(format!("PGLB_SEED={seed} shows it again")))?;
+        }
+        Ok(seen)
+    })
 }
 
 /// What the sequences have been through.
@@ -122,6 +138,9 @@ fn try_until_quick<F: Host>(program: &mut Program, seed: u64, seen: &mut Seen) -
 fn compare<F: Host>(program: &mut Program, seed: u64, seen: &mut Seen) -> Result<()> {
     let mut random = Random::new(seed);
     let mut host = tables::<F>(&mut random);
+    if size(seed) == MANY_BUCKETS {
+        host.established_size = usize::MAX;
+    }
     program.fill(&host)?;
     let mut reasons: BTreeMap<Reason, u64> = BTreeMap::new();
     let mut story = String::new();
@@ -361,7 +380,7 @@ fn age<F: Host>(host: &mut HostTables<F>, program: &mut Program, ticks: u32) -> 
     }
     for (key, mut flow) in program.tables.transient()? {
         flow.last_seen = older(flow.last_seen);
-        program.set_transient(key, flow)?;
+        program.tables.put_transient(key, flow)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{Arrival, Decision};
 use crate::family::Family;
-use crate::flow::{Direction, Flow, Phase};
+use crate::flow::{Direction, Flow, Local, Phase};
 use crate::reason::Reason;
 use crate::service::Forwarding;
 use crate::tables::Tables;
@@ -43,8 +43,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             self.end(flow, Phase::Ended);
             return;
         }
-        let opposite_key = flow.leaving.reversed();
-        let Some(opposite) = self.tables.recall(&opposite_key) else {
+        let opposite_key = Local(flow.leaving.reversed());
+        let Some(opposite) = self.tables.established(&opposite_key) else {
             return;
         };
         if opposite.has_fin == 0 {
@@ -66,8 +66,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     fn linger(&self, flow: &Flow<F::Address>) {
         if flow.forwarding() == Forwarding::FullNat {
             match flow.direction() {
-                Direction::ToBackend => self.tables.linger(&flow.leaving.reversed(), self.now),
-                Direction::ToClient => self.tables.linger(&self.key, self.now),
+                Direction::ToBackend => self
+                    .tables
+                    .linger(&Local(flow.leaving.reversed()), self.now),
+                Direction::ToClient => self.tables.linger(self.key, self.now),
             }
         }
     }
@@ -88,14 +90,14 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if !self.is_opening() || flow.direction() == Direction::ToClient {
             return Decision::of(Err(Reason::Superseded));
         }
-        let opposite_key = flow.leaving.reversed();
-        self.tables.unestablish(&self.key);
-        self.tables.forget(&self.key);
+        let opposite_key = Local(flow.leaving.reversed());
+        self.tables.unestablish(self.key);
+        self.tables.forget(self.key);
         // A superseded connection holds no reply tuple: another service's connection may have it
         // by now, and has another slot.
         if self
             .tables
-            .recall(&opposite_key)
+            .established(&opposite_key)
             .is_some_and(|other| other.slot == flow.slot)
         {
             self.tables.unestablish(&opposite_key);
@@ -109,16 +111,15 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// even when both CPUs that serve it see it at the same time.
     #[inline(never)]
     fn end(&self, flow: T::Found, phase: Phase) {
-        let opposite_key = flow.leaving.reversed();
-        if let Some(opposite) = self.tables.recall(&opposite_key) {
+        let opposite_key = Local(flow.leaving.reversed());
+        if let Some(opposite) = self.tables.established(&opposite_key) {
             self.tables.note_phase(opposite, phase, 0);
-            let opposite = self.tables.reread(opposite);
-            self.tables.remember(&opposite_key, &opposite);
+            self.tables.demote(&opposite_key);
         }
         self.tables.note_phase(flow, phase, 0);
-        self.tables.remember(&self.key, &self.tables.reread(flow));
+        self.tables.demote(self.key);
         let [here, there] = [
-            self.tables.unestablish(&self.key),
+            self.tables.unestablish(self.key),
             self.tables.unestablish(&opposite_key),
         ];
         let was_there = match flow.direction() {

@@ -9,28 +9,31 @@ use crate::rewrite::rewrite_error;
 use crate::tables::Tables;
 use crate::wire::{IpHeader, Quote};
 
+/// The key of the flow that knows where an error belongs: the quoted packet left with a flow's own
+/// 4-tuple, and seen from the other end that is the key of the connection's other flow.
+#[inline(always)]
+pub fn key_of<F: Family>(error: &Quote<'_, F>) -> FlowKey<F::Address> {
+    FlowKey {
+        source: error.quoted_ip.destination(),
+        destination: error.quoted_ip.source(),
+        source_port: error.quoted_ports.destination(),
+        destination_port: error.quoted_ports.source(),
+    }
+}
+
 /// Turns an error about a packet that left the gateway into the same error about the packet that
-/// had arrived, and sends it to whom that came from.
-///
-/// The quoted packet left with a flow's own 4-tuple; seen from the other end that is the key of the
-/// connection's other flow, which knows both the other end and the way there.
+/// had arrived, and sends it to whom that came from. `key` is [`key_of`] the error.
 #[inline(always)]
 pub fn translate<F: Family, T: Tables<F>>(
     tables: &T,
     error: &mut Quote<'_, F>,
+    key: &FlowKey<F::Address>,
 ) -> Result<Forward, Reason> {
-    let sent = FlowKey {
-        source: error.quoted_ip.source(),
-        destination: error.quoted_ip.destination(),
-        source_port: error.quoted_ports.source(),
-        destination_port: error.quoted_ports.destination(),
-    };
     // Errors go to the quoted packet's sender; anything else is made up.
-    if error.ip.destination() != sent.source || !tables.may_be_ours(&sent.reversed()) {
+    if error.ip.destination() != key.destination || !tables.may_be_ours(key) {
         return Err(Reason::NotOurs);
     }
-    let key = sent.reversed();
-    let Some(flow) = tables.recall(&key).or_else(|| tables.transient(&key)) else {
+    let Some(flow) = tables.established(key).or_else(|| tables.transient(key)) else {
         return Err(Reason::NotOurs);
     };
     if tables.generation(flow.slot) != Some(flow.generation) {
@@ -46,7 +49,7 @@ pub fn translate<F: Family, T: Tables<F>>(
         tables.find_next_hop(flow.leaving.source, flow.leaving.destination, &mut next_hop);
     }
     // One that arrives for the VIP itself would stay with the kernel.
-    if next_hop.interface == 0 && flow.leaving == key {
+    if next_hop.interface == 0 && flow.leaving == *key {
         return Err(Reason::NoNeighbour);
     }
     if next_hop.interface != 0 {
@@ -56,7 +59,7 @@ pub fn translate<F: Family, T: Tables<F>>(
         error.ip.lower_hop_limit();
         error.egress.tags = next_hop.tags;
     }
-    rewrite_error(error, &sent, &flow.leaving.reversed());
+    rewrite_error(error, key, &flow.leaving);
     Ok(Forward {
         interface: next_hop.interface,
         slot: flow.slot,

@@ -2,7 +2,7 @@
 
 use super::{Arrival, Decision, Forward};
 use crate::family::Family;
-use crate::flow::{Direction, Flow, FlowKey, Phase};
+use crate::flow::{Direction, Flow, FlowKey, Local, Phase};
 use crate::limits::{ANSWER_WINDOW, SYN_DUPLICATE};
 use crate::member::BackendId;
 use crate::reason::Reason;
@@ -57,7 +57,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if flow.forwarding() == Forwarding::Dsr {
             return true;
         }
-        let reply = self.opposite(&flow.leaving.reversed(), flow);
+        let reply = self.opposite(&Local(flow.leaving.reversed()), flow);
         reply.is_none_or(|it| it.last_ack == self.packet.tcp.sequence())
     }
 
@@ -103,7 +103,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// before.
     #[inline(never)]
     fn takes_back(&self, flow: &Flow<F::Address>) -> bool {
-        let client = self.opposite(&flow.leaving.reversed(), flow);
+        let client = self.opposite(&Local(flow.leaving.reversed()), flow);
         client.is_none_or(|it| it.memo == self.packet.tcp.sequence())
     }
 
@@ -126,7 +126,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             self.tables.count(flow.slot, Milestone::HalfClosed);
         }
         self.forget_opposite(&flow);
-        self.tables.forget(&self.key);
+        self.tables.forget(self.key);
         match self.service(self.key.receiver()) {
             Ok(service) => self.open(service, tried),
             Err(reason) => Decision::of(Err(reason)),
@@ -145,7 +145,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Forgets the other flow of a half-open or ended connection.
     #[inline(never)]
     pub(super) fn forget_opposite(&self, flow: &Flow<F::Address>) {
-        let key = flow.leaving.reversed();
+        let key = Local(flow.leaving.reversed());
         if self.opposite(&key, flow).is_some() {
             self.tables.forget(&key);
         }
@@ -155,7 +155,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn answered(&mut self, flow: T::Found) -> Decision {
         let expected = self.packet.tcp.sequence().wrapping_add(1);
-        if let Some(client) = self.tables.transient(&flow.leaving.reversed()) {
+        if let Some(client) = self.tables.transient(&Local(flow.leaving.reversed())) {
             self.tables.note_phase(client, Phase::SynReceived, expected);
         }
         self.tables.note_phase(flow, Phase::SynReceived, 0);
@@ -170,7 +170,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn withholds_refusal(&self, flow: &Flow<F::Address>) -> bool {
         self.tables.suspect(flow.slot);
-        let client_key = flow.leaving.reversed();
+        let client_key = Local(flow.leaving.reversed());
         let Some(opening) = self.tables.transient(&client_key) else {
             return false;
         };
@@ -189,7 +189,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// One end has given a half-open connection up.
     #[inline(never)]
     fn give_up(&self, flow: T::Found) {
-        let opposite_key = flow.leaving.reversed();
+        let opposite_key = Local(flow.leaving.reversed());
         if let Some(opposite) = self.opposite(&opposite_key, &flow) {
             self.tables.note_phase(opposite, Phase::Ended, 0);
         }
@@ -236,8 +236,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Whether another connection has the place of this one's other flow.
     #[inline(never)]
     fn is_replaced(&self, flow: &Flow<F::Address>) -> bool {
-        let key = flow.leaving.reversed();
-        let other = match self.tables.recall(&key) {
+        let key = Local(flow.leaving.reversed());
+        let other = match self.tables.established(&key) {
             Some(flow) => flow,
             None => match self.tables.transient(&key) {
                 Some(flow) => flow,
@@ -249,9 +249,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     }
 
     /// Whether it took the client so long that another service's connection has its replies.
-    #[inline(always)]
+    #[inline(never)]
     fn is_overtaken(&self, flow: &Flow<F::Address>) -> bool {
-        flow.forwarding() != Forwarding::Dsr && self.collides(&flow.leaving.reversed())
+        flow.forwarding() != Forwarding::Dsr && self.collides(&Local(flow.leaving.reversed()))
     }
 
     /// Whether the client's address has got its last connection while this one was half-open.
@@ -267,18 +267,15 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// packet is answered by an RST, and so is the backend's next SYN-ACK.
     #[inline(never)]
     fn disown(&self, flow: &Flow<F::Address>) {
-        let opposite_key = flow.leaving.reversed();
+        let opposite_key = Local(flow.leaving.reversed());
         if let Some(opposite) = self.opposite(&opposite_key, flow) {
             self.tables.disown(opposite);
         }
-        self.tables.forget(&self.key);
+        self.tables.forget(self.key);
         self.tables.count(flow.slot, Milestone::HalfClosed);
     }
 
     /// Moves both flows of a connection to the established table; tells whether there was room.
-    ///
-    /// They are changed where they lie and copied from there: the kernel evicts what has just been
-    /// looked up last of all.
     #[inline(never)]
     fn establish(&self, flow: T::Found, milestone: Milestone) -> bool {
         if !self.tables.has_room(BackendId::GATEWAY) {
@@ -293,27 +290,30 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if tcp.has(Tcp::FIN) {
             self.tables.note_fin(flow, self.packet.next_sequence());
         }
-        let flow = self.tables.reread(flow);
-        if self.tables.establish(&self.key, &flow).is_err() {
-            self.tables.unestablish(&flow.leaving.reversed());
+        if self.tables.promote(self.key).is_err() {
+            self.unestablish_opposite(&flow);
             return false;
         }
         self.tables.count(flow.slot, milestone);
         self.count_source(&flow);
-        self.tables.forget(&self.key);
+        self.tables.forget(self.key);
         true
+    }
+
+    #[inline(never)]
+    fn unestablish_opposite(&self, flow: &Flow<F::Address>) {
+        self.tables.unestablish(&Local(flow.leaving.reversed()));
     }
 
     /// Moves the other flow of the packet's connection to the established table.
     #[inline(never)]
     fn establish_opposite(&self, flow: T::Found) -> bool {
-        let key = flow.leaving.reversed();
+        let key = Local(flow.leaving.reversed());
         let Some(opposite) = self.opposite(&key, &flow) else {
             return self.establish_mirrored(&key, flow);
         };
         self.tables.note_phase(opposite, Phase::Established, 0);
-        let opposite = self.tables.reread(opposite);
-        let has_room = self.tables.establish(&key, &opposite).is_ok();
+        let has_room = self.tables.promote(&key).is_ok();
         self.tables.forget(&key);
         has_room
     }
@@ -326,12 +326,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Direction::ToBackend => Direction::ToClient,
             Direction::ToClient => Direction::ToBackend,
         };
-        let mirrored = self.tables.draft(|| {
+        let mirrored = self.tables.establish(key, || {
             Flow::new(direction, key, self.key.reversed(), flow.slot, self.now)
                 .of_generation(flow.generation)
                 .forwarded(flow.forwarding())
                 .in_phase(Phase::Established)
         });
-        mirrored.is_some_and(|flow| self.tables.establish(key, &flow).is_ok())
+        mirrored.is_ok()
     }
 }

@@ -1,9 +1,9 @@
 //! A SYN opens a connection: allowed, chosen, remembered, sent on.
 
-use super::{Arrival, Decision, Forward, Opening};
+use super::{Arrival, Decision, Opening};
 use crate::choose::{Choice, choose};
 use crate::family::Family;
-use crate::flow::{Direction, Endpoint, Flow, FlowKey};
+use crate::flow::{Direction, Endpoint, Flow, FlowKey, Local};
 use crate::member::{BackendId, Slot};
 use crate::reason::Reason;
 use crate::service::{Forwarding, Service};
@@ -26,7 +26,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if !self.tables.has_room(BackendId::GATEWAY) {
             return Decision::of(Err(Reason::TableFull));
         }
-        let first = self.choose(&service, &self.key, tried);
+        let first = self.choose(&service, self.key, tried);
         if !first.is_possible() {
             return Decision::of(Err(if service.is_holding() {
                 Reason::Held
@@ -36,7 +36,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         match service.forwarding() {
             Forwarding::FullNat => {
-                self.tables.keep_opening(&self.key);
                 return Decision::needing_port(first.slot(), tried);
             }
             Forwarding::Dsr => return self.start(first.slot(), Forwarding::Dsr, 0, tried),
@@ -45,7 +44,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if self.remember_reply(first.slot()) {
             return self.start(first.slot(), Forwarding::Nat, 0, tried);
         }
-        let second = self.choose(&service, &self.key, tried | first.slot().bit());
+        let second = self.choose(&service, self.key, tried | first.slot().bit());
         if second.is_untried() && self.remember_reply(second.slot()) {
             return self.start(second.slot(), Forwarding::Nat, 0, tried);
         }
@@ -54,16 +53,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     /// Opens a full-nat connection from the port that has been taken for it; 0 is none.
     #[inline(always)]
-    pub(super) fn open_from_port(
-        &mut self,
-        opening: Opening,
-        port: u16,
-    ) -> Result<Forward, Reason> {
+    pub(super) fn open_from_port(&mut self, opening: Opening, port: u16) -> Decision {
         let Opening { slot, tried } = opening;
         if port == 0 {
-            return Err(Reason::NoPort);
+            return Decision::of(Err(Reason::NoPort));
         }
-        self.start(slot, Forwarding::FullNat, port, tried).made()
+        self.start(slot, Forwarding::FullNat, port, tried)
     }
 
     /// Chooses a member for the client in `key`, as [`choose`] does.
@@ -81,24 +76,25 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// gateway's in full-nat.
     #[inline(never)]
     fn start(&mut self, slot: Slot, forwarding: Forwarding, port: u16, tried: u32) -> Decision {
-        if self.remember(slot, forwarding, port, tried) {
-            self.send_first()
-        } else {
-            Decision::of(Err(Reason::Inconsistent))
+        match self.remember(slot, forwarding, port, tried) {
+            Some(flow) => self.send_first(flow),
+            None => Decision::of(Err(Reason::Inconsistent)),
         }
     }
 
-    /// Writes the flow of the client's packets; tells whether there is a backend to send them to.
-    /// `port` is the gateway's in full-nat.
-    #[inline(never)]
-    fn remember(&self, slot: Slot, forwarding: Forwarding, port: u16, tried: u32) -> bool {
-        let Some(member) = self.tables.member(slot) else {
-            return false;
-        };
-        let Some(backend) = self.tables.backend(member.backend) else {
-            return false;
-        };
-        let flow = self.tables.draft(|| {
+    /// Writes the flow of the client's packets, if there is a backend to send them to. `port` is
+    /// the gateway's in full-nat.
+    #[inline(always)]
+    fn remember(
+        &self,
+        slot: Slot,
+        forwarding: Forwarding,
+        port: u16,
+        tried: u32,
+    ) -> Option<T::Found> {
+        let member = self.tables.member(slot)?;
+        let backend = self.tables.backend(member.backend)?;
+        self.tables.remember(self.key, || {
             let leaving = match forwarding {
                 Forwarding::Nat => FlowKey::between(self.key.sender(), backend.endpoint()),
                 Forwarding::FullNat => {
@@ -108,32 +104,24 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                     };
                     FlowKey::between(gateway, backend.endpoint())
                 }
-                Forwarding::Dsr => self.key,
+                Forwarding::Dsr => *self.key,
             };
-            Flow::new(Direction::ToBackend, &self.key, leaving, slot, self.now)
+            Flow::new(Direction::ToBackend, self.key, leaving, slot, self.now)
                 .of_generation(member.generation)
                 .forwarded(forwarding)
                 .with_memo(tried)
-        });
-        let Some(flow) = flow else {
-            return false;
-        };
-        self.tables.remember(&self.key, &flow);
-        true
+        })
     }
 
     /// Sends the SYN of the flow that was just written. One that cannot be sent leaves no flow of
     /// the client's behind.
     #[inline(always)]
-    fn send_first(&mut self) -> Decision {
-        let Some(flow) = self.tables.transient(&self.key) else {
-            return Decision::of(Err(Reason::Inconsistent));
-        };
+    fn send_first(&mut self, flow: T::Found) -> Decision {
         let decision = self.find_way(flow);
         if decision.made().is_ok() {
             self.tables.count(flow.slot, Milestone::HalfOpened);
         } else {
-            self.tables.forget(&self.key);
+            self.tables.forget(self.key);
         }
         decision
     }
@@ -145,12 +133,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let Some(backend) = self.endpoint(slot) else {
             return false;
         };
-        let reply_key = FlowKey::between(backend, self.key.sender());
+        let reply_key = Local(FlowKey::between(backend, self.key.sender()));
         if self.collides(&reply_key) {
             return false;
         }
-        // A dead half of an older connection may still lie there.
-        self.tables.unestablish(&reply_key);
         self.write_reply(&reply_key, slot)
     }
 
@@ -159,30 +145,37 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let Some(generation) = self.tables.generation(slot) else {
             return false;
         };
-        let reply = self.tables.draft(|| {
+        let reply = self.tables.remember(reply_key, || {
             let leaving = self.key.reversed();
             Flow::new(Direction::ToClient, reply_key, leaving, slot, self.now)
                 .of_generation(generation)
         });
-        let Some(reply) = reply else {
-            return false;
-        };
-        self.tables.remember(reply_key, &reply);
-        true
+        reply.is_some()
     }
 
     /// Whether replies under `reply_key` would look like those of another connection of the same
-    /// client port to the same backend, which it has through another service.
+    /// client port to the same backend, which it has through another service. The dead half of an
+    /// older connection that still lies there is removed.
     #[inline(never)]
     pub(super) fn collides(&self, reply_key: &FlowKey<F::Address>) -> bool {
-        let other = match self.tables.recall(reply_key) {
-            Some(flow) => flow,
-            None => match self.tables.transient(reply_key) {
-                Some(flow) if flow.may_go_on(self.now) => flow,
-                _ => return false,
-            },
-        };
-        other.leaving != self.key.reversed()
-            && self.tables.generation(other.slot) == Some(other.generation)
+        if let Some(other) = self.tables.established(reply_key) {
+            if self.is_held(&other) {
+                return true;
+            }
+            self.tables.unestablish(reply_key);
+            return false;
+        }
+        match self.tables.transient(reply_key) {
+            Some(other) => other.may_go_on(self.now) && self.is_held(&other),
+            None => false,
+        }
+    }
+
+    /// Whether the replies that this flow is for are those of a living connection, and not of the
+    /// packet's own.
+    #[inline(always)]
+    fn is_held(&self, other: &Flow<F::Address>) -> bool {
+        let generation = self.tables.generation(other.slot);
+        other.leaving != self.key.reversed() && generation.is_some_and(|it| it == other.generation)
     }
 }

@@ -6,15 +6,16 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibQuery;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::lpm_trie::{Key as Network, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use lb_common::backend::Backend;
 use lb_common::family::{V4Address, V6Address};
-use lb_common::flow::{Flow, FlowKey, Tick};
+use lb_common::flow::{FlowKey, Tick};
+use lb_common::flow_table::{Bucket, Entry, TagPage, pages};
 use lb_common::gateway::Gateway;
 use lb_common::limits::{
     FILTER_WORDS, MAX_BACKENDS, MAX_LINGERING, MAX_NETWORKS, MAX_SERVICES, MAX_SLOTS, MAX_SOURCES,
-    MAX_TRANSIENT_FLOWS, MAX_TRUNKS,
+    MAX_TRUNKS, TRANSIENT_BUCKETS,
 };
 use lb_common::member::Member;
 use lb_common::reason::Reason;
@@ -22,6 +23,9 @@ use lb_common::service::{Service, ServiceKey};
 use lb_common::source::{Pace, SourceKey, SourceTally};
 use lb_common::tally::{Tally, Traffic};
 use lb_common::trunk::Trunk;
+use lb_common::wire::Egress;
+
+use super::flows::Sought;
 
 /// The licence as the kernel reads it: the routing lookup is for GPL-compatible programs only.
 #[unsafe(no_mangle)]
@@ -36,21 +40,25 @@ const REASON_COUNT: u32 = Reason::ALL.len() as u32;
 /// A service, and that its address is a VIP.
 const SERVICE_ENTRIES: u32 = 2 * MAX_SERVICES as u32;
 
-/// Established flows, two for each connection. The controller sets the size when it loads the
-/// program; nothing is ever evicted.
+/// Established flows, two for each connection, and the tags of their buckets. The controller sets
+/// both sizes when it loads the program; nothing is ever evicted.
 #[map]
-pub(crate) static ESTABLISHED_V4: HashMap<FlowKey<V4Address>, Flow<V4Address>> =
-    HashMap::pinned(2, 0);
+pub(crate) static ESTABLISHED_V4: Array<Bucket<V4Address>> = Array::pinned(1, 0);
 #[map]
-pub(crate) static ESTABLISHED_V6: HashMap<FlowKey<V6Address>, Flow<V6Address>> =
-    HashMap::pinned(2, 0);
+pub(crate) static ESTABLISHED_TAGS_V4: Array<TagPage> = Array::pinned(1, 0);
+#[map]
+pub(crate) static ESTABLISHED_V6: Array<Bucket<V6Address>> = Array::pinned(1, 0);
+#[map]
+pub(crate) static ESTABLISHED_TAGS_V6: Array<TagPage> = Array::pinned(1, 0);
 /// Half-open and ended flows.
 #[map]
-pub(crate) static TRANSIENT_V4: LruHashMap<FlowKey<V4Address>, Flow<V4Address>> =
-    LruHashMap::pinned(MAX_TRANSIENT_FLOWS, 0);
+pub(crate) static TRANSIENT_V4: Array<Bucket<V4Address>> = Array::pinned(TRANSIENT_BUCKETS, 0);
 #[map]
-pub(crate) static TRANSIENT_V6: LruHashMap<FlowKey<V6Address>, Flow<V6Address>> =
-    LruHashMap::pinned(MAX_TRANSIENT_FLOWS, 0);
+pub(crate) static TRANSIENT_TAGS_V4: Array<TagPage> = Array::pinned(pages(TRANSIENT_BUCKETS), 0);
+#[map]
+pub(crate) static TRANSIENT_V6: Array<Bucket<V6Address>> = Array::pinned(TRANSIENT_BUCKETS, 0);
+#[map]
+pub(crate) static TRANSIENT_TAGS_V6: Array<TagPage> = Array::pinned(pages(TRANSIENT_BUCKETS), 0);
 /// Ports of full-nat connections that wait for their backend to forget them.
 #[map]
 pub(crate) static LINGERING: HashMap<FlowKey<V6Address>, Tick> =
@@ -122,12 +130,46 @@ pub(crate) struct Clock {
 pub(crate) static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
 /// Where a flow is written before it goes into a table, to save stack.
 #[map]
-pub(crate) static DRAFT_V4: PerCpuArray<Flow<V4Address>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static DRAFT_V4: PerCpuArray<Entry<V4Address>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub(crate) static DRAFT_V6: PerCpuArray<Flow<V6Address>> = PerCpuArray::with_max_entries(1, 0);
-/// The client's 4-tuple of a connection that a port is taken for.
+pub(crate) static DRAFT_V6: PerCpuArray<Entry<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+/// What the flow of the packet in hand is found by.
 #[map]
-pub(crate) static OPENING: PerCpuArray<FlowKey<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static KEY_V4: PerCpuArray<FlowKey<V4Address>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static KEY_V6: PerCpuArray<FlowKey<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+/// Keys of the kernel's own tables: on the stack the verifier wants every part of them aligned.
+pub(crate) struct Keys {
+    /// Of a service.
+    pub(crate) service_v4: ServiceKey<V4Address>,
+    pub(crate) service_v6: ServiceKey<V6Address>,
+    /// Of the access lists.
+    pub(crate) access_v4: Network<[u8; 6]>,
+    pub(crate) access_v6: Network<[u8; 18]>,
+    /// Of a client address.
+    pub(crate) source: SourceKey,
+    /// Of a port that waits.
+    pub(crate) lingering: FlowKey<V6Address>,
+}
+
+#[map]
+pub(crate) static KEYS: PerCpuArray<Keys> = PerCpuArray::with_max_entries(1, 0);
+/// The key of the flow that is searched for, in words.
+#[map]
+pub(crate) static SOUGHT_V4: PerCpuArray<Sought<V4Address>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static SOUGHT_V6: PerCpuArray<Sought<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+/// How the packet in hand leaves, between two functions of which each needs the stack.
+#[map]
+pub(crate) static EGRESS: PerCpuArray<Egress> = PerCpuArray::with_max_entries(1, 0);
+
+/// The buckets of a table of established flows: as many as the controller made it with.
+#[unsafe(no_mangle)]
+pub(crate) static ESTABLISHED_BUCKETS: u32 = 1;
+
+/// A random number that the places of flows depend on: that of the gateway's row.
+#[unsafe(no_mangle)]
+pub(crate) static SEED: u32 = 0;
 
 /// Whether rare events are logged. The controller sets it before the program is loaded.
 #[unsafe(no_mangle)]

@@ -15,8 +15,10 @@ use lb_common::member::{BackendId, Slot};
 use lb_common::port;
 use lb_common::service::ServiceId;
 
-use super::{BACKEND_TALLIES, MEMBERS, SLOT_TALLIES, count_in, now};
-use crate::tables::{KernelTables, TabledFamily};
+use super::rows::{count_in, now};
+use super::{BACKEND_TALLIES, MEMBERS, SLOT_TALLIES};
+use crate::family::TabledFamily;
+use crate::tables::KernelTables;
 
 const TABLES: KernelTables<'_> = KernelTables { ctx: None };
 
@@ -84,5 +86,12 @@ pub(crate) extern "C" fn pglb_take_port_v6(slot: u32) -> u32 {
 
 #[inline(always)]
 fn take_port<F: TabledFamily>(slot: u32) -> u32 {
-    u32::from(port::take_port::<F, _>(&TABLES, Slot(slot as u16), now()))
+    F::KEY.get(0).map_or(0, |key| {
+        u32::from(port::take_port::<F, _>(
+            &TABLES,
+            key,
+            Slot(slot as u16),
+            now(),
+        ))
+    })
 }

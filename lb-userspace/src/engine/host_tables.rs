@@ -57,7 +57,6 @@ pub struct HostTables<F: Family> {
     lingering: RefCell<BTreeMap<FlowKey<F::Address>, Tick>>,
     paces: RefCell<BTreeMap<SourceKey, Pace>>,
     sources: RefCell<BTreeMap<SourceKey, SourceTally>>,
-    opening: Cell<Option<FlowKey<F::Address>>>,
     turns: RefCell<BTreeMap<ServiceId, u64>>,
     slot_tallies: RefCell<BTreeMap<Slot, Tally>>,
     backend_tallies: RefCell<BTreeMap<BackendId, Tally>>,
@@ -85,7 +84,6 @@ where
             lingering: RefCell::default(),
             paces: RefCell::default(),
             sources: RefCell::default(),
-            opening: Cell::new(None),
             turns: RefCell::default(),
             slot_tallies: RefCell::default(),
             backend_tallies: RefCell::default(),
@@ -107,7 +105,6 @@ pub struct Found<A> {
 enum Table {
     Established,
     Transient,
-    Draft,
 }
 
 impl<A> Deref for Found<A> {
@@ -214,7 +211,6 @@ where
                     change(flow);
                 }
             }
-            Table::Draft => {}
         }
     }
 }

@@ -52,6 +52,7 @@ impl Engine {
                 next_hop_generation: self.next_hop_generation,
                 first_port: self.config.gateway.full_nat_ports.first,
                 last_port: self.config.gateway.full_nat_ports.last,
+                seed: self.applied.gateway.seed,
             },
             filter: self.applied.filter.clone(),
             trunks: self.surroundings.trunks.clone(),

@@ -1,6 +1,7 @@
 //! Loading, attaching and detaching the XDP program. Everything outlives the controller: tables
 //! and links are pinned, and a restart replaces the program in one step.
 
+pub mod places;
 pub mod trial;
 
 use std::fs;
@@ -15,18 +16,20 @@ use aya::maps::ring_buf::RingBufItem;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpMode as AttachMode};
 use aya::programs::{ProgramError, Xdp};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
+use lb_common::flow_table::buckets;
 use lb_common::gateway::LAYOUT;
-use lb_common::member::Slot;
+use lb_common::member::{BackendId, Slot};
 use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::Sender;
 
+use self::places::Places;
 use super::bpf_tables::Tables;
 use super::host::Interfaces;
 use super::pinning;
-use crate::config::{Gateway, XdpMode};
+use crate::config::{self, XdpMode};
 use crate::report::AttachedMode;
 
 /// The XDP program as an ELF object.
@@ -53,7 +56,11 @@ pub struct Datapath {
 
 /// Loads the program over the pinned tables, making those that are missing, and attaches it. A
 /// start that fails leaves nothing behind that was not there before.
-pub fn start(gateway: &Gateway, found: &Interfaces, is_debugging: bool) -> Result<Datapath> {
+pub fn start(
+    gateway: &config::Gateway,
+    found: &Interfaces,
+    is_debugging: bool,
+) -> Result<Datapath> {
     let pin_dir = gateway.pin_dir.as_path();
     pinning::prepare(pin_dir)?;
     let is_restored = check_layout(pin_dir, gateway.max_connections)?;
@@ -70,14 +77,21 @@ pub fn start(gateway: &Gateway, found: &Interfaces, is_debugging: bool) -> Resul
 }
 
 fn load_and_attach(
-    gateway: &Gateway,
+    gateway: &config::Gateway,
     found: &Interfaces,
     constants: Constants,
     is_restored: bool,
 ) -> Result<Datapath> {
     let pin_dir = gateway.pin_dir.as_path();
-    let mut ebpf = load(pin_dir, gateway.max_connections, constants)?;
-    let program = program(&mut ebpf)?;
+    let places = Places::new(pin_dir, buckets(flows(gateway.max_connections)))?;
+    let mut ebpf = places
+        .loader(pin_dir)
+        .override_global("DEBUG_DATAPATH", &u32::from(constants.is_debugging), true)
+        .override_global("REDIRECT_BACK", &u32::from(constants.has_veth), true)
+        .load(OBJECT)
+        .with_context(|| format!("cannot make the tables in {}", pin_dir.display()))?;
+    places.settle(&mut ebpf, pin_dir)?;
+    let program = program(&mut ebpf, PROGRAM)?;
     program.load().map_err(explain_rejection)?;
     remove_other_links(pin_dir, &gateway.interfaces)?;
     let mut interfaces = Vec::new();
@@ -180,25 +194,29 @@ fn check_layout(pin_dir: &Path, max_connections: u32) -> Result<bool> {
     if !has_tables(pin_dir) {
         return Ok(false);
     }
-    let tables = Tables::open(pin_dir)
-        .with_context(|| format!("cannot read the tables in {}", pin_dir.display()))?;
+    let advice = "drain the gateway, run `pglb detach`, and start again";
+    let tables = match Tables::open(pin_dir) {
+        Ok(tables) => tables,
+        Err(error) => bail!(
+            "the tables in {} are those of another pglb ({error:#}): {advice}",
+            pin_dir.display()
+        ),
+    };
     let layout = tables.gateway()?.layout;
     // A controller that was killed before its first write leaves 0.
     if layout != LAYOUT && layout != 0 {
         bail!(
-            "the tables in {} have layout {layout} and this pglb needs {LAYOUT}: drain the \
-             gateway, run `pglb detach`, and start again",
+            "the tables in {} have layout {layout} and this pglb needs {LAYOUT}: {advice}",
             pin_dir.display()
         );
     }
-    let size = tables.established_size()?;
-    if size != flows(max_connections) {
+    if tables.established_buckets() != buckets(flows(max_connections)) {
         bail!(
             "gateway.max_connections is {max_connections} and the connection table in {} was made \
              for {}: put the old value back, or drain the gateway, run `pglb detach`, and start \
              again",
             pin_dir.display(),
-            size.saturating_sub(SPARE_FLOWS) / 2
+            tables.backend(BackendId::GATEWAY)?.max_connections
         );
     }
     Ok(true)
@@ -215,22 +233,10 @@ struct Constants {
     has_veth: bool,
 }
 
-/// Reads the object and makes or reopens its tables.
-fn load(pin_dir: &Path, max_connections: u32, constants: Constants) -> Result<Ebpf> {
-    EbpfLoader::new()
-        .default_map_pin_directory(pin_dir)
-        .map_max_entries(ESTABLISHED[0], flows(max_connections))
-        .map_max_entries(ESTABLISHED[1], flows(max_connections))
-        .override_global("DEBUG_DATAPATH", &u32::from(constants.is_debugging), true)
-        .override_global("REDIRECT_BACK", &u32::from(constants.has_veth), true)
-        .load(OBJECT)
-        .with_context(|| format!("cannot make the tables in {}", pin_dir.display()))
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Xdp> {
     let program = ebpf
-        .program_mut(PROGRAM)
-        .context("the object has no XDP program")?;
+        .program_mut(name)
+        .with_context(|| format!("the object has no XDP program {name}"))?;
     Ok(program.try_into()?)
 }
 

@@ -9,7 +9,7 @@ use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::backend::Backend;
 use lb_common::family::{V4Address, V6Address, WideAddress};
-use lb_common::flow::{Flow, FlowKey, Tick};
+use lb_common::flow::{FlowKey, Tick};
 use lb_common::gateway::Gateway;
 use lb_common::limits::{FILTER_WORDS, RING_SIZE};
 use lb_common::member::{BackendId, Member, Slot};
@@ -20,13 +20,14 @@ use lb_common::tally::{Tally, Traffic};
 use lb_common::trunk::Trunk;
 
 use self::entries::*;
+pub use self::flows::AMEND_PIN;
+use self::flows::{Amender, FlowTable};
 use crate::engine::kernel::{AccessLists, Flows};
 
 mod entries;
+mod flows;
 mod sources;
 
-/// The flows of one family's table.
-type FlowMap<A> = HashMap<MapData, FlowKey<A>, Flow<A>>;
 /// The services of one family.
 type ServiceMap<A> = HashMap<MapData, ServiceKey<A>, Service>;
 /// A ring as the kernel holds it.
@@ -36,10 +37,11 @@ const ANY: u64 = 0;
 
 /// Every pinned table.
 pub struct Tables {
-    established_v4: FlowMap<V4Address>,
-    established_v6: FlowMap<V6Address>,
-    transient_v4: FlowMap<V4Address>,
-    transient_v6: FlowMap<V6Address>,
+    established_v4: FlowTable<V4Address>,
+    established_v6: FlowTable<V6Address>,
+    transient_v4: FlowTable<V4Address>,
+    transient_v6: FlowTable<V6Address>,
+    amender: Amender,
     lingering: HashMap<MapData, FlowKey<WideAddress>, Tick>,
     filter: Array<MapData, u64>,
     services_v4: ServiceMap<V4Address>,
@@ -58,7 +60,6 @@ pub struct Tables {
     reasons: PerCpuArray<MapData, u64>,
     gateway: Array<MapData, Gateway>,
     trunks: HashMap<MapData, u32, Trunk>,
-    established_size: u32,
 }
 
 impl Tables {
@@ -72,15 +73,19 @@ impl Tables {
         let array = |name: &str| Ok::<_, anyhow::Error>(Map::Array(pinned(name)?));
         let per_cpu = |name: &str| Ok::<_, anyhow::Error>(Map::PerCpuArray(pinned(name)?));
         let hash = |name: &str| Ok::<_, anyhow::Error>(Map::HashMap(pinned(name)?));
-        let lru = |name: &str| Ok::<_, anyhow::Error>(Map::LruHashMap(pinned(name)?));
         let trie = |name: &str| Ok::<_, anyhow::Error>(Map::LpmTrie(pinned(name)?));
-        let established = pinned("ESTABLISHED_V4")?;
-        let established_size = established.info()?.max_entries();
         Ok(Self {
-            established_v4: Map::HashMap(established).try_into()?,
-            established_v6: hash("ESTABLISHED_V6")?.try_into()?,
-            transient_v4: lru("TRANSIENT_V4")?.try_into()?,
-            transient_v6: lru("TRANSIENT_V6")?.try_into()?,
+            established_v4: FlowTable::new(
+                array("ESTABLISHED_TAGS_V4")?,
+                array("ESTABLISHED_V4")?,
+            )?,
+            established_v6: FlowTable::new(
+                array("ESTABLISHED_TAGS_V6")?,
+                array("ESTABLISHED_V6")?,
+            )?,
+            transient_v4: FlowTable::new(array("TRANSIENT_TAGS_V4")?, array("TRANSIENT_V4")?)?,
+            transient_v6: FlowTable::new(array("TRANSIENT_TAGS_V6")?, array("TRANSIENT_V6")?)?,
+            amender: Amender::new(pin_dir, array("AMENDMENT")?)?,
             lingering: hash("LINGERING")?.try_into()?,
             filter: array("FILTER")?.try_into()?,
             services_v4: hash("SERVICES_V4")?.try_into()?,
@@ -99,13 +104,12 @@ impl Tables {
             traffic: per_cpu("TRAFFIC")?.try_into()?,
             reasons: per_cpu("REASONS")?.try_into()?,
             gateway: array("GATEWAY")?.try_into()?,
-            established_size,
         })
     }
 
-    /// How many established flows of one family there is room for.
-    pub fn established_size(&self) -> Result<u32> {
-        Ok(self.established_size)
+    /// The buckets of the table of established flows of one family.
+    pub fn established_buckets(&self) -> u32 {
+        self.established_v4.size()
     }
 
     /// The gateway's own entry.
@@ -116,16 +120,18 @@ impl Tables {
     /// Every established flow. Flows that come or go meanwhile may be missed; none comes twice.
     pub fn established(&self) -> Result<Flows> {
         let mut flows = Flows::new();
-        collect(&self.established_v4, &mut flows)?;
-        collect(&self.established_v6, &mut flows)?;
+        let seed = self.gateway()?.seed;
+        self.established_v4.collect(seed, &mut flows)?;
+        self.established_v6.collect(seed, &mut flows)?;
         Ok(flows)
     }
 
     /// Every half-open or ended flow.
     pub fn transient(&self) -> Result<Flows> {
         let mut flows = Flows::new();
-        collect(&self.transient_v4, &mut flows)?;
-        collect(&self.transient_v6, &mut flows)?;
+        let seed = self.gateway()?.seed;
+        self.transient_v4.collect(seed, &mut flows)?;
+        self.transient_v6.collect(seed, &mut flows)?;
         Ok(flows)
     }
 
@@ -347,50 +353,16 @@ impl Tables {
             }
         })
     }
-
-    /// Replaces an established flow.
-    pub fn set_established(&mut self, key: FlowKey<IpAddr>, flow: Flow<IpAddr>) -> Result<()> {
-        match key.source {
-            IpAddr::V4(_) => self
-                .established_v4
-                .insert(narrow_key(key), narrow_flow(flow), ANY)?,
-            IpAddr::V6(_) => self
-                .established_v6
-                .insert(narrow_key(key), narrow_flow(flow), ANY)?,
-        }
-        Ok(())
-    }
-
-    /// Removes an established flow; tells whether it was there.
-    pub fn remove_established(&mut self, key: &FlowKey<IpAddr>) -> Result<bool> {
-        was_there(match key.source {
-            IpAddr::V4(_) => self.established_v4.remove(&narrow_key(*key)),
-            IpAddr::V6(_) => self.established_v6.remove(&narrow_key(*key)),
-        })
-    }
-
-    /// Removes a half-open or ended flow; tells whether it was there.
-    pub fn remove_transient(&mut self, key: &FlowKey<IpAddr>) -> Result<bool> {
-        was_there(match key.source {
-            IpAddr::V4(_) => self.transient_v4.remove(&narrow_key(*key)),
-            IpAddr::V6(_) => self.transient_v6.remove(&narrow_key(*key)),
-        })
-    }
-}
-
-fn was_there(removed: Result<(), MapError>) -> Result<bool> {
-    match removed {
-        Ok(()) => Ok(true),
-        Err(MapError::KeyNotFound) => Ok(false),
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn gone_is_fine(removed: Result<(), MapError>) -> Result<()> {
-    was_there(removed).map(|_| ())
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        removed => Ok(removed?),
+    }
 }

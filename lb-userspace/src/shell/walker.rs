@@ -291,12 +291,8 @@ impl Walker {
     ) -> Result<()> {
         for (key, flow) in flows {
             if flow.direction() == Direction::ToBackend && is_meant(key, flow) {
-                self.tables.set_established(*key, flow.disowned())?;
-                let opposite_key = flow.leaving.reversed();
-                if let Some(opposite) = flows.get(&opposite_key) {
-                    self.tables
-                        .set_established(opposite_key, opposite.disowned())?;
-                }
+                self.tables.disown(key)?;
+                self.tables.disown(&flow.leaving.reversed())?;
             }
         }
         Ok(())

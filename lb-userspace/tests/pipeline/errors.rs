@@ -2,7 +2,7 @@
 
 use lb_common::family::{Family, V4, V6};
 use lb_common::flow::FlowKey;
-use lb_common::pipeline::translate;
+use lb_common::pipeline::{key_of, translate};
 use lb_common::reason::Reason;
 use lb_common::refuse::report_too_big;
 use lb_common::service::Forwarding;
@@ -55,19 +55,17 @@ fn check<F: Kind>(
     };
     let mut ports = QuotedPorts(tcp.0[..8].try_into().unwrap());
     let mut quoted_checksum = QuotedChecksum(tcp.checksum());
-    translate(
-        &site.tables,
-        &mut Quote::<F> {
-            ethernet: &mut ethernet,
-            ip: &mut ip,
-            icmp: &mut icmp,
-            quoted_ip: &mut quoted_ip,
-            quoted_ports: &mut ports,
-            quoted_checksum: has_checksum.then_some(&mut quoted_checksum),
-            egress: Egress::default(),
-        },
-    )
-    .unwrap();
+    let mut error = Quote::<F> {
+        ethernet: &mut ethernet,
+        ip: &mut ip,
+        icmp: &mut icmp,
+        quoted_ip: &mut quoted_ip,
+        quoted_ports: &mut ports,
+        quoted_checksum: has_checksum.then_some(&mut quoted_checksum),
+        egress: Egress::default(),
+    };
+    let key = key_of(&error);
+    translate(&site.tables, &mut error, &key).unwrap();
     tcp.0[..8].copy_from_slice(&ports.0);
     tcp.set_checksum(quoted_checksum.0);
 

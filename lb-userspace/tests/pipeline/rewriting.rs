@@ -57,7 +57,7 @@ fn rewrite_frame(frame: &mut [u8], direction: Direction, new: Endpoint<V4Address
             Direction::ToClient => FlowKey::between(new, key.receiver()),
         };
         let flow = Flow::new(direction, &key, leaving, Slot(0), Tick(0));
-        rewrite(packet, &key, &flow);
+        rewrite(packet, &flow);
     });
 }
 

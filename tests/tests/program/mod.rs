@@ -10,19 +10,20 @@ pub(crate) mod random;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use lb_common::family::{
     Address as _, Family, V4, V4Address, V6, V6Address, WideAddress, ip, v4, v6,
 };
 use lb_common::filter::FilterBit;
 use lb_common::flow::{Endpoint, Flow, FlowKey, NextHop, Tick};
+use lb_common::flow_table::WAYS;
 use lb_common::gateway::{Gateway, LAYOUT};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::reason::Reason;
@@ -31,6 +32,7 @@ use lb_common::source::{Pace, SourceKey};
 use lb_common::tally::Tally;
 use lb_common::trunk::Trunk;
 use lb_userspace::engine::host_tables::HostTables;
+use lb_userspace::shell::bpf::places::Places;
 use lb_userspace::shell::bpf::{OBJECT, PROGRAM};
 use lb_userspace::shell::bpf_tables::Tables;
 use lb_userspace::shell::pinning;
@@ -56,8 +58,12 @@ pub(crate) const INGRESS: u32 = 1;
 pub(crate) const CLIENT_SIDE: (u32, Mac) = (10, [0x02, 0, 0, 0, 0, 0x10]);
 /// The interface towards the backends, and its address.
 pub(crate) const BACKEND_SIDE: (u32, Mac) = (20, [0x02, 0, 0, 0, 0, 0x20]);
-/// How many flows the established table has room for.
-pub(crate) const ESTABLISHED_SIZE: u32 = 32;
+/// A table of established flows that is full when its bucket is.
+pub(crate) const ONE_BUCKET: u32 = 1;
+/// How many flows that one has room for.
+pub(crate) const ESTABLISHED_SIZE: u32 = ONE_BUCKET * WAYS;
+/// A table of established flows that no test fills.
+pub(crate) const MANY_BUCKETS: u32 = 512;
 /// Clients and backends whose Ethernet address the kernel knows, of each.
 pub(crate) const NEIGHBOURS: u8 = 8;
 
@@ -228,8 +234,6 @@ pub(crate) struct Program {
     slot_tallies: Array<MapData, Tally>,
     backend_tallies: Array<MapData, Tally>,
     turns: Array<MapData, u64>,
-    transient_v4: HashMap<MapData, FlowKey<V4Address>, Flow<V4Address>>,
-    transient_v6: HashMap<MapData, FlowKey<V6Address>, Flow<V6Address>>,
     lingering: HashMap<MapData, FlowKey<WideAddress>, Tick>,
     paces: HashMap<MapData, SourceKey, Pace>,
     reasons_before: BTreeMap<Reason, u64>,
@@ -248,6 +252,15 @@ pub(crate) fn with_constants<T: Send>(
     constants: &[(&str, u32)],
     test: impl FnOnce(&mut Program) -> Result<T> + Send,
 ) -> Result<T> {
+    with_buckets(ONE_BUCKET, constants, test)
+}
+
+/// The same, with so many buckets of established flows.
+pub(crate) fn with_buckets<T: Send>(
+    buckets: u32,
+    constants: &[(&str, u32)],
+    test: impl FnOnce(&mut Program) -> Result<T> + Send,
+) -> Result<T> {
     ensure!(
         pglb_tests::is_root(),
         "this test loads a program into the kernel, which needs root"
@@ -258,21 +271,19 @@ pub(crate) fn with_constants<T: Send>(
     namespace.enter(|| {
         hide_mounts()?;
         let pins = Pins::make(Path::new("/sys/fs/bpf").join(name))?;
-        test(&mut Program::load(pins, constants)?)
+        test(&mut Program::load(pins, buckets, constants)?)
     })?
 }
 
 impl Program {
-    fn load(pins: Pins, constants: &[(&str, u32)]) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        loader
-            .default_map_pin_directory(&pins.directory)
-            .map_max_entries("ESTABLISHED_V4", ESTABLISHED_SIZE)
-            .map_max_entries("ESTABLISHED_V6", ESTABLISHED_SIZE);
+    fn load(pins: Pins, buckets: u32, constants: &[(&str, u32)]) -> Result<Self> {
+        let places = Places::new(&pins.directory, buckets)?;
+        let mut loader = places.loader(&pins.directory);
         for (name, value) in constants {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(OBJECT)?;
+        places.settle(&mut ebpf, &pins.directory)?;
         let program: &mut Xdp = ebpf
             .program_mut(PROGRAM)
             .context("no program")?
@@ -285,8 +296,6 @@ impl Program {
         };
         let pinned = |name: &str| MapData::from_pin(pins.directory.join(name));
         Ok(Self {
-            transient_v4: Map::LruHashMap(pinned("TRANSIENT_V4")?).try_into()?,
-            transient_v6: Map::LruHashMap(pinned("TRANSIENT_V6")?).try_into()?,
             lingering: Map::HashMap(pinned("LINGERING")?).try_into()?,
             paces: Map::LruHashMap(pinned("PACES")?).try_into()?,
             tables: Tables::open(&pins.directory)?,
@@ -309,6 +318,7 @@ impl Program {
         self.clear()?;
         let tables = &mut self.tables;
         tables.set_gateway(Gateway {
+            seed: tables.gateway()?.seed,
             layout: LAYOUT,
             next_hop_generation: wanted.next_hop_generation,
             first_port: wanted.ports.0,
@@ -348,10 +358,11 @@ impl Program {
             tables.set_ring(*id, ring)?;
         }
         for (key, flow) in wanted.established_flows() {
-            tables.set_established(key.map(either), flow.map(either))?;
+            let has_room = tables.put_established(key.map(either), flow.map(either))?;
+            ensure!(has_room, "the table is full");
         }
         for (key, flow) in wanted.transient_flows() {
-            self.set_transient(key.map(either), flow.map(either))?;
+            tables.put_transient(key.map(either), flow.map(either))?;
         }
         for slot in used_slots() {
             let tally =
@@ -364,22 +375,6 @@ impl Program {
             self.backend_tallies.set(u32::from(id.0), tally, 0)?;
         }
         self.reasons_before = self.tables.reasons()?.into_iter().collect();
-        Ok(())
-    }
-
-    /// Replaces a half-open or ended flow.
-    pub(crate) fn set_transient(&mut self, key: FlowKey<IpAddr>, flow: Flow<IpAddr>) -> Result<()> {
-        match key.source {
-            IpAddr::V4(_) => {
-                let narrow = |address: IpAddr| V4Address::narrow(address.widen());
-                self.transient_v4
-                    .insert(key.map(narrow), flow.map(narrow), 0)?;
-            }
-            IpAddr::V6(_) => {
-                let (key, flow) = (key.map(|it| it.widen()), flow.map(|it| it.widen()));
-                self.transient_v6.insert(key, flow, 0)?;
-            }
-        }
         Ok(())
     }
 

@@ -22,14 +22,14 @@ fn flow(port: u8) -> Flow<V4Address> {
 fn the_flow_used_longest_ago_makes_room() {
     let mut tables = HostTables::<V4>::new();
     tables.resize_transient(2);
-    tables.remember(&key(1), &flow(1));
-    tables.remember(&key(2), &flow(2));
+    tables.remember(&key(1), || flow(1));
+    tables.remember(&key(2), || flow(2));
     assert!(tables.transient(&key(1)).is_some(), "a look is a use");
-    tables.remember(&key(3), &flow(3));
+    tables.remember(&key(3), || flow(3));
     let left: Vec<_> = tables.transient_flows().into_keys().collect();
     assert_eq!(left, [key(1), key(3)]);
     tables.forget(&key(1));
-    tables.remember(&key(2), &flow(2));
+    tables.remember(&key(2), || flow(2));
     assert_eq!(tables.transient_flows().len(), 2);
 }
 
@@ -37,12 +37,12 @@ fn the_flow_used_longest_ago_makes_room() {
 fn a_full_table_still_takes_what_it_holds_already() {
     let mut tables = HostTables::<V4>::new();
     tables.established_size = 1;
-    assert_eq!(tables.establish(&key(1), &flow(1)), Ok(()));
-    assert_eq!(tables.establish(&key(2), &flow(2)), Err(Full));
+    assert_eq!(tables.establish(&key(1), || flow(1)), Ok(()));
+    assert_eq!(tables.establish(&key(2), || flow(2)), Err(Full));
     let found = tables.recall(&key(1)).unwrap();
     tables.note_fin(found, 7);
     let found = tables.reread(found);
-    assert_eq!(tables.establish(&key(1), &found), Ok(()));
+    assert_eq!(tables.establish(&key(1), || *found), Ok(()));
     assert_eq!(tables.established_flows()[&key(1)].has_fin, 1);
 }
 

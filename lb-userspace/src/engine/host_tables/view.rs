@@ -9,15 +9,6 @@ where
     type Found = Found<F::Address>;
     type Service = FoundService;
 
-    fn draft(&self, flow: impl FnOnce() -> Flow<F::Address>) -> Option<Self::Found> {
-        let flow = flow();
-        Some(Found {
-            key: flow.leaving,
-            table: Table::Draft,
-            flow,
-        })
-    }
-
     fn recall(&self, key: &FlowKey<F::Address>) -> Option<Self::Found> {
         let flow = *self.established.borrow().get(key)?;
         Some(Found {
@@ -31,7 +22,6 @@ where
         let flow = match found.table {
             Table::Established => self.established.borrow().get(&found.key).copied(),
             Table::Transient => self.transient.borrow_mut().find(&found.key),
-            Table::Draft => None,
         };
         Found {
             flow: flow.unwrap_or(found.flow),
@@ -65,12 +55,28 @@ where
         self.change(flow, |flow| flow.generation = 0);
     }
 
-    fn establish(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> Result<(), Full> {
+    fn promote(&self, key: &FlowKey<F::Address>) -> Result<(), Full> {
+        let flow = self.transient.borrow_mut().find(key);
+        flow.map_or(Err(Full), |flow| self.establish(key, || flow))
+    }
+
+    fn demote(&self, key: &FlowKey<F::Address>) {
+        let flow = self.established.borrow().get(key).copied();
+        if let Some(flow) = flow {
+            self.remember(key, || flow);
+        }
+    }
+
+    fn establish(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> Result<(), Full> {
         let mut established = self.established.borrow_mut();
         if established.len() >= self.established_size && !established.contains_key(key) {
             return Err(Full);
         }
-        established.insert(*key, *flow);
+        established.insert(*key, flow());
         Ok(())
     }
 
@@ -87,15 +93,25 @@ where
         })
     }
 
-    fn remember(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) {
-        self.transient.borrow_mut().insert(*key, *flow);
+    fn remember(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> Option<Self::Found> {
+        let flow = flow();
+        self.transient.borrow_mut().insert(*key, flow);
+        Some(Found {
+            key: *key,
+            table: Table::Transient,
+            flow,
+        })
     }
 
-    fn claim(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> bool {
+    fn claim(&self, key: &FlowKey<F::Address>, flow: impl FnOnce() -> Flow<F::Address>) -> bool {
         let mut transient = self.transient.borrow_mut();
         let is_free = transient.find(key).is_none();
         if is_free {
-            transient.insert(*key, *flow);
+            transient.insert(*key, flow());
         }
         is_free
     }
@@ -158,14 +174,6 @@ where
 
     fn ports(&self) -> (u16, u16) {
         self.ports
-    }
-
-    fn keep_opening(&self, key: &FlowKey<F::Address>) {
-        self.opening.set(Some(*key));
-    }
-
-    fn kept_opening(&self) -> Option<FlowKey<F::Address>> {
-        self.opening.get()
     }
 
     fn member(&self, slot: Slot) -> Option<Member> {

@@ -1,14 +1,14 @@
 //! Whether this kernel accepts the program: it is loaded, attached to nothing, and let go.
 
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use aya::EbpfLoader;
-use aya::programs::Xdp;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{OBJECT, PROGRAM, explain_rejection};
+use super::places::Places;
+use super::{OBJECT, PROGRAM, explain_rejection, program};
 
 /// What became of the trial.
 #[derive(Debug)]
@@ -45,26 +45,22 @@ fn make_place() -> Result<()> {
 }
 
 fn load_here() -> Result<()> {
-    let mut ebpf = EbpfLoader::new()
-        .default_map_pin_directory(PLACE)
-        .map_max_entries("ESTABLISHED_V4", FLOWS)
-        .map_max_entries("ESTABLISHED_V6", FLOWS)
-        .map_max_entries("TRANSIENT", FLOWS)
-        .override_global("DEBUG_DATAPATH", &0_u32, true)
-        .override_global("REDIRECT_BACK", &0_u32, true)
+    let place = Path::new(PLACE);
+    let places = Places::new(place, BUCKETS)?;
+    let mut ebpf = places
+        .loader(place)
         .load(OBJECT)
         .context("cannot make the tables")?;
-    let program: &mut Xdp = ebpf
-        .program_mut(PROGRAM)
-        .context("the object has no XDP program")?
-        .try_into()?;
-    program.load().map_err(explain_rejection)
+    places.settle(&mut ebpf, place)?;
+    program(&mut ebpf, PROGRAM)?
+        .load()
+        .map_err(explain_rejection)
 }
 
 /// Where the trial's own BPF file system goes, over whatever is there.
 const PLACE: &str = "/sys/fs/bpf";
-/// Room for a trial that forwards nothing (flows).
-const FLOWS: u32 = 256;
+/// The buckets of tables in which nothing is ever put.
+const BUCKETS: u32 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -5,11 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::Result;
 use aya::Pod;
 use lb_common::family::{Address as WordAddress, ip};
-use lb_common::flow::{Endpoint, Flow, FlowKey};
+use lb_common::flow::Endpoint;
 use lb_common::service::{Service, ServiceId, ServiceKey};
 
-use super::{FlowMap, ServiceMap};
-use crate::engine::kernel::Flows;
+use super::ServiceMap;
 
 /// More entries than any table has.
 pub(super) const MOST_STEPS: usize = 1 << 24;
@@ -17,21 +16,6 @@ pub(super) const MOST_STEPS: usize = 1 << 24;
 pub(super) const SERVICE_BITS: u32 = 16;
 /// The port of an entry that only tells that its address is a VIP.
 pub(super) const VIP_PORT: [u8; 2] = [0, 0];
-
-/// Walks a table that the kernel changes meanwhile. When the entry that the walk stands on goes,
-/// the kernel starts over; hence the limit, and the collection by key.
-pub(super) fn collect<A: WordAddress>(table: &FlowMap<A>, flows: &mut Flows) -> Result<()>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-{
-    for entry in table.iter().take(MOST_STEPS) {
-        let (key, flow) = entry?;
-        let either = |address: A| ip(address.widen());
-        flows.insert(key.map(either), flow.map(either));
-    }
-    Ok(())
-}
 
 pub(super) fn collect_services<A: WordAddress>(
     table: &ServiceMap<A>,
@@ -46,14 +30,6 @@ where
         services.push((ServiceKey::new(vip), service));
     }
     Ok(())
-}
-
-pub(super) fn narrow_key<A: WordAddress>(key: FlowKey<IpAddr>) -> FlowKey<A> {
-    key.map(|address| A::narrow(address.widen()))
-}
-
-pub(super) fn narrow_flow<A: WordAddress>(flow: Flow<IpAddr>) -> Flow<A> {
-    flow.map(|address| A::narrow(address.widen()))
 }
 
 pub(super) fn narrow_service<A: WordAddress>(key: ServiceKey<IpAddr>) -> ServiceKey<A> {
