@@ -56,7 +56,7 @@ pub enum Phase {
     /// Both ends have closed, or one has given up before the connection was open.
     Ended = 4,
     /// One end has sent an RST. A spoofed one leaves the ends talking (RFC 5961): their next
-    /// segment makes the connection established again.
+    /// segment makes the connection established again. A SYN asks the backend which it was.
     Reset = 5,
 }
 

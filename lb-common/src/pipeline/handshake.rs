@@ -11,6 +11,9 @@ use crate::tables::Tables;
 use crate::tally::Milestone;
 use crate::wire::Tcp;
 
+/// The memo of a client's flow that was reset, when a SYN has gone to its backend since.
+const ASKED: u32 = 1;
+
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Handles a packet of a half-open or ended connection, unless it belongs to it no more.
     #[inline(never)]
@@ -72,6 +75,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(always)]
     fn take_from_backend(&mut self, flow: T::Found) -> Result<Forward, Reason> {
         let is_reset = self.packet.tcp.has(Tcp::RST);
+        if flow.phase() == Phase::Reset && self.packet.tcp.flags() & (Tcp::SYN | Tcp::RST) != 0 {
+            self.hear_backend(flow);
+        }
+        let flow = self.tables.reread(flow);
         match flow.phase() {
             Phase::SynSent | Phase::Refused if is_reset => {
                 if self.withholds_refusal(&flow) {
@@ -110,6 +117,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// A SYN on a connection that is not established.
     #[inline(always)]
     fn syn_again(&mut self, flow: T::Found) -> Decision {
+        if self.asks_backend(flow) {
+            return self.pass_on(flow);
+        }
         let tried = match flow.phase() {
             Phase::SynSent if self.now.since(flow.last_seen) < SYN_DUPLICATE.0 => {
                 return self.pass_on(flow);
@@ -120,9 +130,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 flow.memo | flow.slot.bit()
             }
             Phase::Refused => flow.memo | flow.slot.bit(),
+            Phase::Reset if flow.memo == ASKED => {
+                self.tables.suspect(flow.slot);
+                flow.slot.bit()
+            }
             Phase::Established | Phase::Ended | Phase::Reset => 0,
         };
-        if tried != 0 {
+        if matches!(flow.phase(), Phase::SynSent | Phase::Refused) {
             self.tables.count(flow.slot, Milestone::HalfClosed);
         }
         self.forget_opposite(&flow);
@@ -130,6 +144,42 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         match self.service(self.key.receiver()) {
             Ok(service) => self.open(service, tried),
             Err(reason) => Decision::of(Err(reason)),
+        }
+    }
+
+    /// Whether a SYN after an RST goes to the backend of the connection that was reset: only that
+    /// one knows whether the RST was forged, and then answers by a challenge ACK, with which the
+    /// connection goes on (RFC 5961, section 4). If it was not, it answers by SYN-ACK.
+    #[inline(never)]
+    fn asks_backend(&self, flow: T::Found) -> bool {
+        if flow.phase() != Phase::Reset || flow.forwarding() == Forwarding::Dsr {
+            return false;
+        }
+        if flow.memo == ASKED {
+            // The client's SYN once more: there was no answer.
+            return self.now.since(flow.last_seen) < SYN_DUPLICATE.0;
+        }
+        let member = self.tables.member(flow.slot);
+        if !member.is_some_and(|member| member.is_eligible()) {
+            return false;
+        }
+        self.tables.note_phase(flow, Phase::Reset, ASKED);
+        self.tables.note(flow, flow.last_ack, self.now);
+        true
+    }
+
+    /// The backend of a connection that was reset has been asked, and takes the SYN for that of a
+    /// new one: it is half-open from now on.
+    #[inline(never)]
+    fn hear_backend(&self, flow: T::Found) {
+        let client = self.opposite(&Local(flow.leaving.reversed()), &flow);
+        if let Some(client) = client
+            && client.phase() == Phase::Reset
+            && client.memo == ASKED
+        {
+            self.tables.note_phase(client, Phase::SynSent, 0);
+            self.tables.note_phase(flow, Phase::SynSent, 0);
+            self.tables.count(flow.slot, Milestone::HalfOpened);
         }
     }
 

@@ -1,6 +1,7 @@
 //! How a connection ends, and what comes after.
 
 use lb_common::flow::Phase;
+use lb_common::limits::SYN_DUPLICATE;
 use lb_common::reason::Reason;
 use lb_common::tables::Tables as _;
 use pglb_tests::packets::{ACK, FIN, RST, SYN, Segment};
@@ -132,6 +133,60 @@ fn ends_that_talk_on_after_a_forged_rst_have_their_connection_back() {
         world.close(&connection);
         assert_eq!(world.load(connection.slot), (0, 0));
         assert_eq!(world.tally(connection.slot).half_opened, 1);
+    }
+}
+
+#[test]
+fn a_forged_rst_and_a_forged_syn_behind_it_do_not_move_a_session() {
+    let mut world = World::of(2);
+    let connection = world.establish(client(0), vip(0));
+    world.send(&connection.up().flags(RST)).unwrap();
+    let syn = Segment::syn(client(0), vip(0));
+    let asked = world.send(&syn).unwrap();
+    assert_eq!(asked.segment.destination, connection.backend);
+    // The backend has the connection still, and says so: a challenge ACK (RFC 5961, section 4).
+    world.send(&connection.down()).unwrap();
+    assert_eq!(world.load(connection.slot), (0, 1));
+    // The next one comes to a live connection.
+    world.wait(SYN_DUPLICATE.0);
+    world.send(&syn).unwrap();
+    world.send(&connection.up().data(b"still here")).unwrap();
+    world.close(&connection);
+    assert_eq!(world.load(connection.slot), (0, 0));
+}
+
+#[test]
+fn a_client_that_connects_again_after_its_rst_is_served_by_the_same_backend() {
+    let mut world = World::of(2);
+    let before = world.establish(client(0), vip(0));
+    world.send(&before.up().flags(RST)).unwrap();
+    let again = world.establish(client(0), vip(0));
+    assert_eq!(again.backend, before.backend);
+    assert_eq!(world.load(again.slot), (0, 1));
+    assert_eq!(world.tally(again.slot).half_opened, 2);
+    world.close(&again);
+    assert_eq!(world.load(again.slot), (0, 0));
+}
+
+#[test]
+fn a_client_that_connects_again_after_an_rst_is_sent_on_if_its_backend_has_gone() {
+    for is_refusing in [true, false] {
+        let mut world = World::of(2);
+        let before = world.establish(client(0), vip(0));
+        world.send(&before.down().flags(RST)).unwrap();
+        let syn = Segment::syn(client(0), vip(0));
+        let asked = world.send(&syn).unwrap();
+        assert_eq!(asked.segment.destination, before.backend);
+        if is_refusing {
+            let refusal = before.down().flags(RST | ACK);
+            assert_eq!(world.send(&refusal).unwrap_err(), Reason::RefusalWithheld);
+        }
+        world.wait(SYN_DUPLICATE.0);
+        let elsewhere = world.send(&syn).unwrap();
+        assert_ne!(elsewhere.segment.destination, before.backend);
+        assert_eq!(world.tally(before.slot).suspicions, 1);
+        assert_eq!(world.load(before.slot), (0, 0));
+        assert_eq!(world.load(elsewhere.forward.slot), (1, 0));
     }
 }
 
