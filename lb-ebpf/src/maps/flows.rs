@@ -33,7 +33,6 @@ pub(crate) trait FlowTable {
     const DRAFT: &'static PerCpuArray<Entry<Self::Address>>;
     /// Whether a new flow takes the place of an old one when there is no room.
     const FORGETS: bool;
-
     /// What is searched for.
     const SOUGHT: &'static PerCpuArray<Sought<Self::Address>>;
 
@@ -237,7 +236,8 @@ fn place<A>(entry: &mut Entry<A>) -> Place<A> {
 
 /// The draft is written first, and then it is looked whether its key was there: mostly it was not.
 /// Two CPUs may come here with the same key; both look after they are visible, so at least one of
-/// them sees the other, and withdraws.
+/// them sees the other. When one is to replace the other, that of the lower position stays, so
+/// that they agree which.
 #[inline(never)]
 fn insert_draft<T: FlowTable>(replaces: bool) -> Position {
     let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
@@ -248,6 +248,10 @@ fn insert_draft<T: FlowTable>(replaces: bool) -> Position {
     let Some(entry) = entry_at::<T>(other) else {
         return position;
     };
+    if replaces && position.0 < other.0 {
+        T::take_out(other);
+        return position;
+    }
     if position != Position::NONE {
         T::take_out(position);
     }
