@@ -55,7 +55,7 @@ impl Capture {
     #[inline(always)]
     pub const fn is_on(&self, now: Tick) -> bool {
         // Ticks wrap: `until` is later when it is less than half a turn ahead.
-        self.is_set() && now.since(self.until) > u32::MAX / 2
+        self.is_set() && now.0.wrapping_sub(self.until.0) > u32::MAX / 2
     }
 }
 

@@ -93,11 +93,20 @@ impl Tick {
         Self((nanoseconds >> Self::SHIFT) as u32)
     }
 
-    /// Ticks since `earlier`.
+    /// Ticks since `earlier`; none if that is a little ahead, because another CPU, whose clock has
+    /// just moved on, has noted it.
     #[inline(always)]
     pub const fn since(self, earlier: Self) -> u32 {
-        self.0.wrapping_sub(earlier.0)
+        let ticks = self.0.wrapping_sub(earlier.0);
+        if ticks > u32::MAX - Self::AHEAD {
+            0
+        } else {
+            ticks
+        }
     }
+
+    /// CPUs read their clocks at most this many ticks apart: a second.
+    const AHEAD: u32 = 60;
 
     /// This many ticks, in milliseconds.
     pub const fn milliseconds(ticks: u32) -> u64 {
@@ -193,6 +202,13 @@ impl<A> Flow<A> {
         Forwarding::of(self.forwarding)
     }
 
+    /// What tells it from the flow that comes after it under the same key: how far its connection
+    /// had come, and when.
+    #[inline(always)]
+    pub fn mark(&self) -> u64 {
+        u64::from(self.phase) << 32 | u64::from(self.last_seen.0)
+    }
+
     /// What the addresses that its packets leave with add to a checksum over those that they
     /// arrive with.
     #[inline(always)]
@@ -238,6 +254,14 @@ impl<A> Flow<A> {
         self.memo = memo;
     }
 
+    /// Puts the flow into the phase of the table of established flows, if it is not in it yet.
+    #[inline(always)]
+    pub fn establish(&mut self) {
+        if self.phase() != Phase::Established {
+            self.enter(Phase::Established, 0);
+        }
+    }
+
     /// The same flow, after its FIN.
     #[inline(always)]
     pub fn with_fin(self) -> Self {
@@ -277,5 +301,18 @@ impl<A> Flow<A> {
             forwarding: self.forwarding,
             address_difference: self.address_difference,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_cpu_noted_a_tick_ahead_is_not_ages_ago() {
+        assert_eq!(Tick(7).since(Tick(8)), 0);
+        assert_eq!(Tick(8).since(Tick(7)), 1);
+        assert_eq!(Tick(1).since(Tick(u32::MAX)), 2);
+        assert_eq!(Tick(0).since(Tick(1 << 31)), 1 << 31);
     }
 }

@@ -136,7 +136,7 @@ const FACTORS: [u64; 5] = [
 ];
 
 /// The tags of a bucket: a byte for each way, the first in the lowest; the highest byte tells
-/// which way makes room next in a table that forgets.
+/// which way makes room next in a table that forgets, and whether the bucket is [`Tags::LOCKED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Tags(pub u64);
 
@@ -145,6 +145,9 @@ impl Tags {
     pub const FREE: u64 = 0;
     /// The tag of a way that is being written.
     pub const CLAIMED: u64 = 1;
+
+    /// The bit of a bucket in which a CPU is putting a flow that has it as its first.
+    pub const LOCKED: u64 = 1 << 63;
 
     const ONES: u64 = 0x0001_0101_0101_0101;
     const SEVENS: u64 = 0x007f_7f7f_7f7f_7f7f;
@@ -180,10 +183,10 @@ impl Tags {
     /// flow that came first goes first.
     #[inline(always)]
     pub const fn oldest(self) -> (u32, Self) {
-        let way = (self.0 >> Self::NEXT) as u32;
+        let way = (self.0 >> Self::NEXT) as u32 & 7;
         let way = if way < WAYS { way } else { 0 };
         let next = if way + 1 < WAYS { way as u64 + 1 } else { 0 };
-        let tags = self.0 & !(0xff << Self::NEXT) | next << Self::NEXT;
+        let tags = self.0 & !(7 << Self::NEXT) | next << Self::NEXT;
         (way, Self(tags))
     }
 }
@@ -339,11 +342,11 @@ mod tests {
 
     #[test]
     fn the_ways_take_turns_to_make_room() {
-        let mut tags = Tags::default().with(6, 9);
+        let mut tags = Tags(Tags::LOCKED).with(6, 9);
         for turn in 0..20 {
             let (way, next) = tags.oldest();
             assert_eq!(way, turn % WAYS);
-            assert_eq!(next.of(6), 9);
+            assert_eq!((next.of(6), next.0 >> 63), (9, 1));
             tags = next;
         }
     }

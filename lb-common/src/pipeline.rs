@@ -10,6 +10,7 @@ mod close;
 mod error;
 mod handshake;
 mod open;
+mod revive;
 
 pub use error::{key_of, translate};
 

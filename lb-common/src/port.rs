@@ -60,47 +60,59 @@ fn take<F: Family, T: Tables<F>>(
         port: port.to_be_bytes(),
     };
     let reply_key = Local(FlowKey::between(backend.endpoint(), gateway));
-    if !frees(tables, key, &reply_key, now) {
+    if tables.established(&reply_key).is_some() || tables.lingers(&reply_key, now) {
         return false;
     }
-    tables.claim(&reply_key, || {
+    let before = tables.transient(&reply_key);
+    if before.is_some_and(|before| !makes_way(tables, key, before, now)) {
+        return false;
+    }
+    let is_taken = tables.claim(&reply_key, before, || {
         Flow::new(Direction::ToClient, &reply_key, key.reversed(), slot, now)
             .of_generation(member.generation)
             .forwarded(Forwarding::FullNat)
-    })
+    });
+    is_taken || is_own(tables, key, &reply_key)
 }
 
-/// Whether replies under `reply_key` can be those of a new connection. One that has ended makes
-/// way, with what was left of its other flow: a straggler of that client must not be taken for one
+/// Whether the flow of other replies can make way for one of a new connection. One that has ended
+/// does, with what was left of its other flow: a straggler of that client must not be taken for one
 /// of this.
 #[inline(never)]
-fn frees<F: Family, T: Tables<F>>(
+fn makes_way<F: Family, T: Tables<F>>(
+    tables: &T,
+    key: &FlowKey<F::Address>,
+    before: T::Found,
+    now: Tick,
+) -> bool {
+    let before_key = Local(before.leaving.reversed());
+    if *before_key != *key {
+        let is_over = match before.phase() {
+            // It has lingered, and nobody went on with it.
+            Phase::Reset => true,
+            // The backend's FIN may get lost behind the gateway, and must then come to this client
+            // again.
+            Phase::Ended => now.since(before.last_seen) >= LAST_WORDS.0,
+            Phase::SynSent | Phase::Refused | Phase::SynReceived | Phase::Established => {
+                !before.may_go_on(now)
+            }
+        };
+        if !is_over {
+            return false;
+        }
+        tables.forget(&before_key);
+    }
+    true
+}
+
+/// Whether another CPU, which has the same SYN, has taken the replies under this key for it.
+#[inline(always)]
+pub(crate) fn is_own<F: Family, T: Tables<F>>(
     tables: &T,
     key: &FlowKey<F::Address>,
     reply_key: &FlowKey<F::Address>,
-    now: Tick,
 ) -> bool {
-    if tables.established(reply_key).is_some() || tables.lingers(reply_key, now) {
-        return false;
-    }
-    if let Some(before) = tables.transient(reply_key) {
-        let before_key = Local(before.leaving.reversed());
-        if *before_key != *key {
-            let is_over = match before.phase() {
-                // It has lingered, and nobody went on with it.
-                Phase::Reset => true,
-                // The backend's FIN may get lost behind the gateway, and must then come to this client again.
-                Phase::Ended => now.since(before.last_seen) >= LAST_WORDS.0,
-                Phase::SynSent | Phase::Refused | Phase::SynReceived | Phase::Established => {
-                    !before.may_go_on(now)
-                }
-            };
-            if !is_over {
-                return false;
-            }
-            tables.forget(&before_key);
-        }
-        tables.forget(reply_key);
-    }
-    true
+    tables
+        .transient(reply_key)
+        .is_some_and(|it| it.leaving == key.reversed())
 }

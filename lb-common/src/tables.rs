@@ -44,7 +44,8 @@ pub trait Tables<F: Family> {
     fn note_phase(&self, flow: Self::Found, phase: Phase, memo: u32);
     /// Gives the flow the generation that no member has: its next packet meets an RST.
     fn disown(&self, flow: Self::Found);
-    /// Puts a half-open or ended flow into the established table too.
+    /// Puts a half-open or ended flow into the established table too, unless another CPU has just
+    /// moved it there.
     fn promote(&self, key: &FlowKey<F::Address>) -> Result<(), Full>;
     /// Puts an established flow into the transient table too.
     fn demote(&self, key: &FlowKey<F::Address>);
@@ -66,10 +67,16 @@ pub trait Tables<F: Family> {
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found>;
-    /// Inserts a half-open flow; tells whether there was none before.
-    fn claim(&self, key: &FlowKey<F::Address>, flow: impl FnOnce() -> Flow<F::Address>) -> bool;
-    /// Removes a half-open or ended flow.
-    fn forget(&self, key: &FlowKey<F::Address>);
+    /// Inserts a half-open flow, in the place of `before` if that is still there; tells whether no
+    /// other was. Of several CPUs that do this at the same time, one is told so.
+    fn claim(
+        &self,
+        key: &FlowKey<F::Address>,
+        before: Option<Self::Found>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> bool;
+    /// Removes a half-open or ended flow; tells whether it was there.
+    fn forget(&self, key: &FlowKey<F::Address>) -> bool;
     /// Keeps the gateway's port in `key`, that of a full-nat connection's replies, for the time
     /// that the backend may remember it.
     fn linger(&self, key: &FlowKey<F::Address>, now: Tick);

@@ -14,7 +14,7 @@ use lb_common::tables::{Full, Tables};
 use lb_common::tally::{Milestone, Tally};
 
 use crate::family::TabledFamily;
-use crate::maps::flows::{copy, find, insert, look_up, remove};
+use crate::maps::flows::{claim, copy, find, insert, look_up, remove};
 use crate::maps::global::{
     pglb_consider, pglb_count, pglb_has_room, pglb_least_loaded, pglb_turns, pglb_walk_ring,
 };
@@ -104,7 +104,7 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Result<(), Full> {
-        insert::<F::Established>(key, flow, true).map_or(Err(Full), |_| Ok(()))
+        insert::<F::Established>(key, flow).map_or(Err(Full), |_| Ok(()))
     }
 
     #[inline(always)]
@@ -123,13 +123,12 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found> {
-        insert::<F::Transient>(key, flow, true)
+        insert::<F::Transient>(key, flow)
     }
 
     #[inline(always)]
-    fn forget(&self, key: &FlowKey<F::Address>) {
-        // Nothing to remove is what was wanted.
-        let _ = remove::<F::Transient>(key);
+    fn forget(&self, key: &FlowKey<F::Address>) -> bool {
+        remove::<F::Transient>(key)
     }
 
     #[inline(always)]
@@ -138,8 +137,13 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn claim(&self, key: &FlowKey<F::Address>, flow: impl FnOnce() -> Flow<F::Address>) -> bool {
-        insert::<F::Transient>(key, flow, false).is_some()
+    fn claim(
+        &self,
+        key: &FlowKey<F::Address>,
+        before: Option<Self::Found>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> bool {
+        claim::<F::Transient>(key, before, flow)
     }
 
     #[inline(always)]

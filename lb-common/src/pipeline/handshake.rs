@@ -1,5 +1,6 @@
 //! The first and the last packets of a connection: its flows are in the transient table.
 
+use super::revive::ASKED;
 use super::{Arrival, Decision, Forward};
 use crate::family::Family;
 use crate::flow::{Direction, Flow, FlowKey, Local, Phase};
@@ -10,9 +11,6 @@ use crate::service::Forwarding;
 use crate::tables::Tables;
 use crate::tally::Milestone;
 use crate::wire::Tcp;
-
-/// The memo of a client's flow that was reset, when a SYN has gone to its backend since.
-const ASKED: u32 = 1;
 
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Handles a packet of a half-open or ended connection, unless it belongs to it no more.
@@ -147,46 +145,14 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
     }
 
-    /// Whether a SYN after an RST goes to the backend of the connection that was reset: only that
-    /// one knows whether the RST was forged, and then answers by a challenge ACK, with which the
-    /// connection goes on (RFC 5961, section 4). If it was not, it answers by SYN-ACK.
-    #[inline(never)]
-    fn asks_backend(&self, flow: T::Found) -> bool {
-        if flow.phase() != Phase::Reset || flow.forwarding() == Forwarding::Dsr {
-            return false;
-        }
-        if flow.memo == ASKED {
-            // The client's SYN once more: there was no answer.
-            return self.now.since(flow.last_seen) < SYN_DUPLICATE.0;
-        }
-        let member = self.tables.member(flow.slot);
-        if !member.is_some_and(|member| member.is_eligible()) {
-            return false;
-        }
-        self.tables.note_phase(flow, Phase::Reset, ASKED);
-        self.tables.note(flow, flow.last_ack, self.now);
-        true
-    }
-
-    /// The backend of a connection that was reset has been asked, and takes the SYN for that of a
-    /// new one: it is half-open from now on.
-    #[inline(never)]
-    fn hear_backend(&self, flow: T::Found) {
-        let client = self.opposite(&Local(flow.leaving.reversed()), &flow);
-        if let Some(client) = client
-            && client.phase() == Phase::Reset
-            && client.memo == ASKED
-        {
-            self.tables.note_phase(client, Phase::SynSent, 0);
-            self.tables.note_phase(flow, Phase::SynSent, 0);
-            self.tables.count(flow.slot, Milestone::HalfOpened);
-        }
-    }
-
     /// The other flow of a half-open or ended connection, unless another connection has taken
     /// its place.
     #[inline(always)]
-    fn opposite(&self, key: &FlowKey<F::Address>, flow: &Flow<F::Address>) -> Option<T::Found> {
+    pub(super) fn opposite(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: &Flow<F::Address>,
+    ) -> Option<T::Found> {
         self.tables
             .transient(key)
             .filter(|it| it.leaving == self.key.reversed() && it.slot == flow.slot)
@@ -269,35 +235,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
     }
 
-    /// The ends talk on after an RST, which was a forged one; or one of them has not heard it, and
-    /// the other's port belongs to another connection by now.
-    #[inline(always)]
-    fn resume(&self, flow: T::Found) -> Result<(), Reason> {
-        if self.is_replaced(&flow) {
-            return Err(Reason::Superseded);
-        }
-        if self.establish(flow, Milestone::Resumed) {
-            Ok(())
-        } else {
-            Err(Reason::TableFull)
-        }
-    }
-
-    /// Whether another connection has the place of this one's other flow.
-    #[inline(never)]
-    fn is_replaced(&self, flow: &Flow<F::Address>) -> bool {
-        let key = Local(flow.leaving.reversed());
-        let other = match self.tables.established(&key) {
-            Some(flow) => flow,
-            None => match self.tables.transient(&key) {
-                Some(flow) => flow,
-                None => return false,
-            },
-        };
-        flow.forwarding() != Forwarding::Dsr
-            && (other.leaving != self.key.reversed() || other.slot != flow.slot)
-    }
-
     /// Whether it took the client so long that another service's connection has its replies.
     #[inline(never)]
     fn is_overtaken(&self, flow: &Flow<F::Address>) -> bool {
@@ -326,12 +263,21 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     }
 
     /// Moves both flows of a connection to the established table; tells whether there was room.
+    /// Both ends may go on after a forged RST at the same time: then two CPUs come here at once,
+    /// and the one that takes the client's flow away from where it was counts the connection.
     #[inline(never)]
-    fn establish(&self, flow: T::Found, milestone: Milestone) -> bool {
+    pub(super) fn establish(&self, flow: T::Found, milestone: Milestone) -> bool {
         if !self.tables.has_room(BackendId::GATEWAY) {
             return false;
         }
-        if flow.forwarding() != Forwarding::Dsr && !self.establish_opposite(flow) {
+        let mut opposite = Move::Before;
+        if flow.forwarding() != Forwarding::Dsr {
+            opposite = self.establish_opposite(flow);
+        }
+        if opposite == Move::Missing {
+            opposite = self.establish_missing(flow);
+        }
+        if opposite == Move::Full {
             return false;
         }
         let tcp = &self.packet.tcp;
@@ -344,9 +290,15 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             self.unestablish_opposite(&flow);
             return false;
         }
-        self.tables.count(flow.slot, milestone);
-        self.count_source(&flow);
-        self.tables.forget(self.key);
+        let is_moved = self.tables.forget(self.key);
+        let is_counted = match flow.direction() {
+            Direction::ToBackend => is_moved,
+            Direction::ToClient => opposite == Move::Now,
+        };
+        if is_counted {
+            self.tables.count(flow.slot, milestone);
+            self.count_source(&flow);
+        }
         true
     }
 
@@ -357,15 +309,36 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     /// Moves the other flow of the packet's connection to the established table.
     #[inline(never)]
-    fn establish_opposite(&self, flow: T::Found) -> bool {
+    fn establish_opposite(&self, flow: T::Found) -> Move {
         let key = Local(flow.leaving.reversed());
         let Some(opposite) = self.opposite(&key, &flow) else {
-            return self.establish_mirrored(&key, flow);
+            return Move::Missing;
         };
         self.tables.note_phase(opposite, Phase::Established, 0);
-        let has_room = self.tables.promote(&key).is_ok();
-        self.tables.forget(&key);
-        has_room
+        let is_there = self.tables.promote(&key).is_ok();
+        let is_moved = self.tables.forget(&key);
+        match (is_there, is_moved) {
+            (false, _) => Move::Full,
+            (true, false) => Move::Before,
+            (true, true) => Move::Now,
+        }
+    }
+
+    /// The other flow has been moved by another CPU, or pushed out of the transient table.
+    #[inline(never)]
+    fn establish_missing(&self, flow: T::Found) -> Move {
+        let key = Local(flow.leaving.reversed());
+        if let Some(other) = self.tables.established(&key)
+            && other.leaving == self.key.reversed()
+            && other.slot == flow.slot
+        {
+            return Move::Before;
+        }
+        if self.establish_mirrored(&key, flow) {
+            Move::Now
+        } else {
+            Move::Full
+        }
     }
 
     /// Writes the other flow when it was pushed out of the transient table: all but its next hop
@@ -384,4 +357,18 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         });
         mirrored.is_ok()
     }
+}
+
+/// What becomes of a flow that is to be established.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Move {
+    /// There is no room for it.
+    Full,
+    /// It is not in the transient table.
+    Missing,
+    /// It was established already, by another CPU.
+    Before,
+    /// It is established now.
+    Now,
 }

@@ -5,6 +5,7 @@ use crate::choose::{Choice, choose};
 use crate::family::Family;
 use crate::flow::{Direction, Endpoint, Flow, FlowKey, Local};
 use crate::member::{BackendId, Slot};
+use crate::port::is_own;
 use crate::reason::Reason;
 use crate::service::{Forwarding, Service};
 use crate::tables::Tables;
@@ -134,7 +135,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             return false;
         };
         let reply_key = Local(FlowKey::between(backend, self.key.sender()));
-        if self.collides(&reply_key) {
+        if self.is_reply_established(&reply_key) {
             return false;
         }
         self.write_reply(&reply_key, slot)
@@ -145,30 +146,51 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let Some(generation) = self.tables.generation(slot) else {
             return false;
         };
-        let reply = self.tables.remember(reply_key, || {
+        let before = self.tables.transient(reply_key);
+        if before.is_some_and(|before| self.is_awaited(&before)) {
+            return false;
+        }
+        let is_claimed = self.tables.claim(reply_key, before, || {
             let leaving = self.key.reversed();
             Flow::new(Direction::ToClient, reply_key, leaving, slot, self.now)
                 .of_generation(generation)
         });
-        reply.is_some()
+        is_claimed || is_own(self.tables, self.key, reply_key)
     }
 
     /// Whether replies under `reply_key` would look like those of another connection of the same
-    /// client port to the same backend, which it has through another service. The dead half of an
-    /// older connection that still lies there is removed.
+    /// client port to the same backend, which it has through another service.
     #[inline(never)]
     pub(super) fn collides(&self, reply_key: &FlowKey<F::Address>) -> bool {
-        if let Some(other) = self.tables.established(reply_key) {
-            if self.is_held(&other) {
-                return true;
-            }
-            self.tables.unestablish(reply_key);
+        // Another CPU may just have established this very connection: nothing is removed here.
+        self.tables
+            .established(reply_key)
+            .is_some_and(|other| self.is_held(&other))
+            || self
+                .tables
+                .transient(reply_key)
+                .is_some_and(|other| self.is_awaited(&other))
+    }
+
+    /// Whether the other connection is established. The dead half of an older one that still lies
+    /// there is removed.
+    #[inline(always)]
+    fn is_reply_established(&self, reply_key: &FlowKey<F::Address>) -> bool {
+        let Some(other) = self.tables.established(reply_key) else {
             return false;
+        };
+        let is_held = self.is_held(&other);
+        if !is_held {
+            self.tables.unestablish(reply_key);
         }
-        match self.tables.transient(reply_key) {
-            Some(other) => other.may_go_on(self.now) && self.is_held(&other),
-            None => false,
-        }
+        is_held
+    }
+
+    /// Whether the replies that this half-open or ended flow is for may yet come, to another
+    /// connection.
+    #[inline(always)]
+    fn is_awaited(&self, other: &Flow<F::Address>) -> bool {
+        other.may_go_on(self.now) && self.is_held(other)
     }
 
     /// Whether the replies that this flow is for are those of a living connection, and not of the

@@ -1,10 +1,10 @@
 //! The tables of flows: the accesses of [`lb_common::flow_table`], and how the CPUs agree.
 //!
-//! A way of a bucket belongs to whoever has put [`Tags::CLAIMED`] into its byte by
-//! compare-and-swap; the flow is written, and only then its tag, which makes it visible. Whoever
-//! takes the tag out again has removed the flow, and nobody else has. A search takes no lock; what
-//! it finds may be removed, and its place used again, while the packet is handled, as in the
-//! kernel's own tables.
+//! Who puts a flow in or takes it out locks the first of its two buckets, so that one CPU at a time
+//! changes what there is of a key. A way belongs to whoever has put [`Tags::CLAIMED`] into its byte
+//! by compare-and-swap, because the bucket is the second one of other keys; the flow is written, and
+//! only then its tag, which makes it visible. A search takes no lock; what it finds may be removed,
+//! and its place used again, while the packet is handled, as in the kernel's own tables.
 #![expect(
     unsafe_code,
     reason = "a function keeps its name, and so stays global, by this attribute alone"
@@ -16,10 +16,14 @@ use lb_common::flow::{Flow, FlowKey};
 use lb_common::flow_table::{Bucket, Entry, Home, Keyed, PAGE_WORDS, TagPage, Tags, WAYS};
 use lb_common::limits::TRANSIENT_BUCKETS;
 
+use super::global::pglb_pause;
+use super::position::{Mode, Position};
 use super::*;
 
-/// A way is tried to be taken so often while other CPUs take those beside it.
+/// A word of tags is tried to be changed so often while other CPUs change it.
 const ATTEMPTS: u32 = 8;
+/// A lock is tried to be taken so often: for 100 microseconds, far longer than it is held.
+const LOCK_ATTEMPTS: u32 = 256;
 
 /// A table of flows.
 pub(crate) trait FlowTable {
@@ -37,11 +41,11 @@ pub(crate) trait FlowTable {
     const SOUGHT: &'static PerCpuArray<Sought<Self::Address>>;
 
     /// [`search`], which the verifier checks once, as it does the next two.
-    fn search(but: Position) -> Position;
-    /// [`write`].
-    fn write() -> Position;
+    fn search() -> Position;
+    /// [`insert_draft`].
+    fn insert_draft(mode: Mode) -> Position;
     /// [`take_out`].
-    fn take_out(position: Position) -> bool;
+    fn take_out() -> bool;
 
     /// How many buckets it has.
     #[inline(always)]
@@ -57,7 +61,7 @@ pub(crate) trait FlowTable {
 macro_rules! flow_table {
     (
         $name:ident of $address:ty, $forgets:literal: $tags:ident, $buckets:ident, $draft:ident,
-        $sought:ident, $search:ident, $write:ident, $take_out:ident
+        $sought:ident, $search:ident, $insert:ident, $take_out:ident
     ) => {
         pub(crate) enum $name {}
 
@@ -70,87 +74,52 @@ macro_rules! flow_table {
             const FORGETS: bool = $forgets;
 
             #[inline(always)]
-            fn search(but: Position) -> Position {
-                Position($search(but.0))
+            fn search() -> Position {
+                Position($search())
             }
 
             #[inline(always)]
-            fn write() -> Position {
-                Position($write())
+            fn insert_draft(mode: Mode) -> Position {
+                Position($insert(mode.0))
             }
 
             #[inline(always)]
-            fn take_out(position: Position) -> bool {
-                $take_out(position.0) != 0
+            fn take_out() -> bool {
+                $take_out() != 0
             }
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $search(but: u64) -> u64 {
-            search::<$name>(Position(but)).0
+        extern "C" fn $search() -> u64 {
+            search::<$name>().0
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $write() -> u64 {
-            write::<$name>().0
+        extern "C" fn $insert(mode: u64) -> u64 {
+            insert_draft::<$name>(Mode(mode)).0
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $take_out(position: u64) -> u32 {
-            u32::from(take_out::<$name>(Position(position)))
+        extern "C" fn $take_out() -> u32 {
+            u32::from(take_out::<$name>())
         }
     };
 }
 
 flow_table!(EstablishedV4 of V4Address, false: ESTABLISHED_TAGS_V4, ESTABLISHED_V4, DRAFT_V4,
-    SOUGHT_V4, pglb_search_established_v4, pglb_write_established_v4, pglb_unestablish_v4);
+    SOUGHT_V4, pglb_search_established_v4, pglb_insert_established_v4, pglb_unestablish_v4);
 flow_table!(EstablishedV6 of V6Address, false: ESTABLISHED_TAGS_V6, ESTABLISHED_V6, DRAFT_V6,
-    SOUGHT_V6, pglb_search_established_v6, pglb_write_established_v6, pglb_unestablish_v6);
+    SOUGHT_V6, pglb_search_established_v6, pglb_insert_established_v6, pglb_unestablish_v6);
 flow_table!(TransientV4 of V4Address, true: TRANSIENT_TAGS_V4, TRANSIENT_V4, DRAFT_V4,
-    SOUGHT_V4, pglb_search_transient_v4, pglb_write_transient_v4, pglb_forget_v4);
+    SOUGHT_V4, pglb_search_transient_v4, pglb_insert_transient_v4, pglb_forget_v4);
 flow_table!(TransientV6 of V6Address, true: TRANSIENT_TAGS_V6, TRANSIENT_V6, DRAFT_V6,
-    SOUGHT_V6, pglb_search_transient_v6, pglb_write_transient_v6, pglb_forget_v6);
+    SOUGHT_V6, pglb_search_transient_v6, pglb_insert_transient_v6, pglb_forget_v6);
 
 /// A key that is searched for, in words.
 pub(crate) type Sought<A> = <A as Keyed>::Words;
-
-/// Where a flow lies: a bucket, a way and the tag there; in one number, which a function can
-/// return.
-#[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position(u64);
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "each part is cut out of the number"
-)]
-impl Position {
-    /// No way of any bucket.
-    const NONE: Self = Self(u64::MAX);
-
-    #[inline(always)]
-    fn new(bucket: u32, way: u32, tag: u64) -> Self {
-        Self(u64::from(way) << 32 | tag << 40 | u64::from(bucket))
-    }
-
-    #[inline(always)]
-    fn bucket(self) -> u32 {
-        self.0 as u32
-    }
-
-    #[inline(always)]
-    fn way(self) -> u32 {
-        (self.0 >> 32) as u32 & 0xff
-    }
-
-    #[inline(always)]
-    fn tag(self) -> u64 {
-        self.0 >> 40 & 0xff
-    }
-}
 
 /// Finds a flow: all of it in place, for the one lookup of an established packet.
 #[inline(always)]
@@ -172,7 +141,7 @@ fn search_bucket<T: FlowTable>(
     let mut matches = Tags(load(tags::<T>(bucket)?)).matching(tag);
     for _ in 0..WAYS {
         let entry = entry::<T>(bucket, matches.first())?;
-        if has_key(entry, words.as_ref()) {
+        if T::Address::words(&entry.key).as_ref() == words.as_ref() {
             return Some(entry);
         }
         matches = matches.rest();
@@ -180,26 +149,39 @@ fn search_bucket<T: FlowTable>(
     None
 }
 
-/// Finds a flow, where a few nanoseconds more are worth the room.
+/// Finds a flow, in less code.
 #[inline(always)]
 pub(crate) fn look_up<T: FlowTable>(key: &FlowKey<T::Address>) -> Option<Place<T::Address>> {
-    entry_at::<T>(locate::<T>(key, Position::NONE)).map(place)
+    entry_at::<T>(locate::<T>(key)).map(place)
 }
 
-/// Puts a flow into its table. One that is there with its key is replaced, or else left alone and
-/// not returned; neither is one for which there is no room.
+/// Puts a flow into its table, in the place of one that is there with its key; `None` if there is
+/// no room.
 #[inline(always)]
 pub(crate) fn insert<T: FlowTable>(
     key: &FlowKey<T::Address>,
     flow: impl FnOnce() -> Flow<T::Address>,
-    replaces: bool,
 ) -> Option<Place<T::Address>> {
-    let draft = row(T::DRAFT.get_ptr_mut(0))?;
-    draft_flow(draft, key, flow);
-    entry_at::<T>(insert_draft::<T>(replaces)).map(place)
+    draft_flow(row(T::DRAFT.get_ptr_mut(0))?, key, flow);
+    entry_at::<T>(T::insert_draft(Mode::REPLACE)).map(place)
 }
 
-/// Writes a draft in place: no reference leads to it but this.
+/// Puts a flow into its table, unless one other than `before` is there with its key; tells whether
+/// it did.
+#[inline(always)]
+pub(crate) fn claim<T: FlowTable>(
+    key: &FlowKey<T::Address>,
+    before: Option<Place<T::Address>>,
+    flow: impl FnOnce() -> Flow<T::Address>,
+) -> bool {
+    let mode = before.map_or(Mode::CLAIM, |before| Mode(before.mark()));
+    row(T::DRAFT.get_ptr_mut(0)).is_some_and(|draft| {
+        draft_flow(draft, key, flow);
+        T::insert_draft(mode) != Position::NONE
+    })
+}
+
+/// Writes a draft in place.
 #[inline(always)]
 fn draft_flow<A: Address>(draft: &mut Entry<A>, key: &FlowKey<A>, flow: impl FnOnce() -> Flow<A>) {
     draft.key = *key;
@@ -207,26 +189,29 @@ fn draft_flow<A: Address>(draft: &mut Entry<A>, key: &FlowKey<A>, flow: impl FnO
     draft.settle();
 }
 
-/// Puts a flow of one table into another too; tells whether there was room.
+/// Puts a flow of one table into another too; tells whether it is there then, be it that another
+/// CPU has moved it. In the table of established flows it is one, whatever it was.
 #[inline(never)]
 pub(crate) fn copy<From, To>(key: &FlowKey<To::Address>) -> bool
 where
     From: FlowTable<Address = To::Address>,
     To: FlowTable,
 {
-    let from = entry_at::<From>(locate::<From>(key, Position::NONE));
+    let from = entry_at::<From>(locate::<From>(key));
     let (Some(entry), Some(draft)) = (from, row(To::DRAFT.get_ptr_mut(0))) else {
-        return false;
+        return locate::<To>(key) != Position::NONE;
     };
     overwrite(draft, entry);
-    insert_draft::<To>(true) != Position::NONE
+    if !To::FORGETS {
+        draft.flow.establish();
+    }
+    To::insert_draft(Mode::REPLACE) != Position::NONE
 }
 
 /// Removes a flow; tells whether it was there.
 #[inline(never)]
 pub(crate) fn remove<T: FlowTable>(key: &FlowKey<T::Address>) -> bool {
-    let position = locate::<T>(key, Position::NONE);
-    position != Position::NONE && T::take_out(position)
+    locate::<T>(key) != Position::NONE && T::take_out()
 }
 
 #[inline(always)]
@@ -234,47 +219,17 @@ fn place<A>(entry: &mut Entry<A>) -> Place<A> {
     Place(&raw mut entry.flow)
 }
 
-/// The draft is written first, and then it is looked whether its key was there: mostly it was not.
-/// Two CPUs may come here with the same key; both look after they are visible, so at least one of
-/// them sees the other. When one is to replace the other, that of the lower position stays, so
-/// that they agree which.
-#[inline(never)]
-fn insert_draft<T: FlowTable>(replaces: bool) -> Position {
-    let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
-        return Position::NONE;
-    };
-    let position = T::write();
-    let other = locate::<T>(&draft.key, position);
-    let Some(entry) = entry_at::<T>(other) else {
-        return position;
-    };
-    if replaces && position.0 < other.0 {
-        T::take_out(other);
-        return position;
-    }
-    if position != Position::NONE {
-        T::take_out(position);
-    }
-    if !replaces {
-        return Position::NONE;
-    }
-    // Another CPU may read half of it, of the same connection.
-    overwrite(entry, draft);
-    other
-}
-
-/// Where the flow of `key` lies, if not only at `but`.
+/// Where the flow of `key` lies.
 #[inline(always)]
-fn locate<T: FlowTable>(key: &FlowKey<T::Address>, but: Position) -> Position {
-    let Some(sought) = row(T::SOUGHT.get_ptr_mut(0)) else {
-        return Position::NONE;
-    };
-    *sought = T::Address::words(key);
-    T::search(but)
+fn locate<T: FlowTable>(key: &FlowKey<T::Address>) -> Position {
+    row(T::SOUGHT.get_ptr_mut(0)).map_or(Position::NONE, |sought| {
+        *sought = T::Address::words(key);
+        T::search()
+    })
 }
 
 #[inline(always)]
-fn search<T: FlowTable>(but: Position) -> Position {
+fn search<T: FlowTable>() -> Position {
     let Some(sought) = T::SOUGHT.get(0) else {
         return Position::NONE;
     };
@@ -289,9 +244,8 @@ fn search<T: FlowTable>(but: Position) -> Position {
             let Some(entry) = entry::<T>(bucket, way) else {
                 break;
             };
-            let position = Position::new(bucket, way, tag);
-            if position != but && has_key(entry, sought.as_ref()) {
-                return position;
+            if T::Address::words(&entry.key).as_ref() == sought.as_ref() {
+                return Position::new(bucket, way, tag);
             }
             matches = matches.rest();
         }
@@ -299,33 +253,65 @@ fn search<T: FlowTable>(but: Position) -> Position {
     Position::NONE
 }
 
-/// Whether the key of an entry has these words.
+/// Writes the draft into its table, as `mode` has it.
 #[inline(always)]
-fn has_key<A: Keyed>(entry: &Entry<A>, words: &[u64]) -> bool {
-    A::words(&entry.key).as_ref() == words
-}
-
-/// Writes the draft into its table, where there is room.
-#[inline(always)]
-fn write<T: FlowTable>() -> Position {
+fn insert_draft<T: FlowTable>(mode: Mode) -> Position {
     let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
         return Position::NONE;
     };
-    let position = claim::<T>(T::Address::words(&draft.key));
-    let Some(entry) = entry_at::<T>(position) else {
+    let home = Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size());
+    if !lock::<T>(&home) {
         return Position::NONE;
-    };
-    // The way is claimed, so nobody else reads or writes it.
-    overwrite(entry, draft);
-    publish::<T>(position);
+    }
+    let there = locate::<T>(&draft.key);
+    let mut position = there;
+    if let Some(entry) = entry_at::<T>(there) {
+        if mode == Mode::REPLACE || mode.0 == entry.flow.mark() {
+            // Another CPU may read half of it, of the same connection.
+            overwrite(entry, draft);
+        } else {
+            position = Position::NONE;
+        }
+    } else {
+        position = take_way::<T>(&home);
+        if let Some(entry) = entry_at::<T>(position) {
+            // The way is claimed, so nobody else reads or writes it.
+            overwrite(entry, draft);
+            publish::<T>(position);
+        }
+    }
+    unlock::<T>(&home);
     position
+}
+
+/// Locks the first bucket of a flow.
+#[inline(always)]
+fn lock<T: FlowTable>(home: &Home) -> bool {
+    let Some(tags) = tags::<T>(home.buckets[0]) else {
+        return false;
+    };
+    for _ in 0..LOCK_ATTEMPTS {
+        let now = load(tags);
+        if now & Tags::LOCKED == 0 && swap(tags, now, now | Tags::LOCKED) {
+            return true;
+        }
+        pglb_pause();
+    }
+    false
+}
+
+#[inline(always)]
+fn unlock<T: FlowTable>(home: &Home) {
+    if let Some(tags) = tags::<T>(home.buckets[0]) {
+        // The highest bit: once more, and it is carried away.
+        add_last(tags, Tags::LOCKED);
+    }
 }
 
 /// Takes a way for a new flow, in the emptier bucket of its two.
 #[inline(always)]
-fn claim<T: FlowTable>(words: <T::Address as Keyed>::Words) -> Position {
-    let Home { buckets, tag } = Home::of(words.as_ref(), seed(), T::size());
-    let [first, second] = buckets;
+fn take_way<T: FlowTable>(home: &Home) -> Position {
+    let [first, second] = home.buckets;
     let (Some(tags), Some(others)) = (tags::<T>(first), tags::<T>(second)) else {
         return Position::NONE;
     };
@@ -345,7 +331,7 @@ fn claim<T: FlowTable>(words: <T::Address as Keyed>::Words) -> Position {
             return Position::NONE;
         };
         if now.of(way) != Tags::CLAIMED && swap(tags, now.0, then.with(way, Tags::CLAIMED).0) {
-            return Position::new(bucket, way, tag);
+            return Position::new(bucket, way, home.tag);
         }
     }
     Position::NONE
@@ -360,9 +346,23 @@ fn publish<T: FlowTable>(position: Position) {
     }
 }
 
-/// Takes a flow out of its position; tells whether nobody else had.
+/// Takes the flow out that is searched for; tells whether nobody else had.
 #[inline(always)]
-fn take_out<T: FlowTable>(position: Position) -> bool {
+fn take_out<T: FlowTable>() -> bool {
+    let sought = T::SOUGHT.get(0);
+    sought.is_some_and(|sought| {
+        let home = Home::of(sought.as_ref(), seed(), T::size());
+        if !lock::<T>(&home) {
+            return false;
+        }
+        let is_out = free::<T>(T::search());
+        unlock::<T>(&home);
+        is_out
+    })
+}
+
+#[inline(always)]
+fn free<T: FlowTable>(position: Position) -> bool {
     let Some(tags) = tags::<T>(position.bucket()) else {
         return false;
     };

@@ -16,7 +16,7 @@ use lb_common::port;
 use lb_common::service::ServiceId;
 
 use super::rows::{count_in, now};
-use super::{BACKEND_TALLIES, MEMBERS, SLOT_TALLIES};
+use super::{BACKEND_TALLIES, MEMBERS, SLOT_TALLIES, pass_time};
 use crate::family::TabledFamily;
 use crate::tables::KernelTables;
 
@@ -82,6 +82,13 @@ pub(crate) extern "C" fn pglb_take_port_v4(slot: u32) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn pglb_take_port_v6(slot: u32) -> u32 {
     take_port::<V6>(slot)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn pglb_pause() -> u32 {
+    pass_time();
+    0
 }
 
 #[inline(always)]

@@ -237,7 +237,7 @@ pub(crate) struct Program {
     lingering: HashMap<MapData, FlowKey<WideAddress>, Tick>,
     paces: HashMap<MapData, SourceKey, Pace>,
     reasons_before: BTreeMap<Reason, u64>,
-    _pins: Pins,
+    pins: Pins,
 }
 
 /// Loads the program and runs a test with it.
@@ -304,7 +304,7 @@ impl Program {
             turns: array("TURNS")?.try_into()?,
             reasons_before: BTreeMap::new(),
             ebpf,
-            _pins: pins,
+            pins,
         })
     }
 
@@ -398,22 +398,17 @@ impl Program {
 
     /// Runs the program on a frame of at least 14 bytes: what it wants done, and the frame that it leaves.
     pub(crate) fn run(&self, frame: &[u8]) -> Result<(Action, Vec<u8>)> {
-        let mut left = vec![0; frame.len() + 64];
-        let result = self.xdp()?.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut left),
-            ..TestRunOptions::default()
-        })?;
-        left.truncate(result.data_size_out as usize);
-        let action = match result.return_value {
-            0 => Action::Aborted,
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Tx,
-            4 => Action::Redirect,
-            other => anyhow::bail!("{other} is no XDP action"),
-        };
-        Ok((action, left))
+        self.runner()?.run(frame)
+    }
+
+    /// The program alone, for several threads at once.
+    pub(crate) fn runner(&self) -> Result<Runner<'_>> {
+        Ok(Runner(self.xdp()?))
+    }
+
+    /// Where the tables are pinned.
+    pub(crate) fn pin_dir(&self) -> &Path {
+        &self.pins.directory
     }
 
     fn xdp(&self) -> Result<&Xdp> {
@@ -466,6 +461,32 @@ impl Program {
             self.tables.set_ring(ServiceId(id), &[])?;
         }
         Ok(())
+    }
+}
+
+/// The loaded program without its tables, whose handles are for one thread at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Runner<'p>(&'p Xdp);
+
+impl Runner<'_> {
+    /// [`Program::run`].
+    pub(crate) fn run(&self, frame: &[u8]) -> Result<(Action, Vec<u8>)> {
+        let mut left = vec![0; frame.len() + 64];
+        let result = self.0.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut left),
+            ..TestRunOptions::default()
+        })?;
+        left.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            0 => Action::Aborted,
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Tx,
+            4 => Action::Redirect,
+            other => anyhow::bail!("{other} is no XDP action"),
+        };
+        Ok((action, left))
     }
 }
 

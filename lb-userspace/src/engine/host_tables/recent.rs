@@ -42,9 +42,12 @@ impl<A: Copy + Ord> Recent<A> {
         self.flows.insert(key, (flow, self.last_use));
     }
 
-    pub(super) fn remove(&mut self, key: &FlowKey<A>) {
-        if let Some((_, last_use)) = self.flows.remove(key) {
+    /// Removes a flow; tells whether it was there.
+    pub(super) fn remove(&mut self, key: &FlowKey<A>) -> bool {
+        let removed = self.flows.remove(key);
+        if let Some((_, last_use)) = removed {
             self.uses.remove(&last_use);
         }
+        removed.is_some()
     }
 }

@@ -107,17 +107,22 @@ where
         })
     }
 
-    fn claim(&self, key: &FlowKey<F::Address>, flow: impl FnOnce() -> Flow<F::Address>) -> bool {
+    fn claim(
+        &self,
+        key: &FlowKey<F::Address>,
+        before: Option<Self::Found>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> bool {
         let mut transient = self.transient.borrow_mut();
-        let is_free = transient.find(key).is_none();
+        let is_free = before.is_some() || transient.find(key).is_none();
         if is_free {
             transient.insert(*key, flow());
         }
         is_free
     }
 
-    fn forget(&self, key: &FlowKey<F::Address>) {
-        self.transient.borrow_mut().remove(key);
+    fn forget(&self, key: &FlowKey<F::Address>) -> bool {
+        self.transient.borrow_mut().remove(key)
     }
 
     fn linger(&self, key: &FlowKey<F::Address>, now: Tick) {

@@ -160,7 +160,9 @@ impl<F: Kind> Network<F> {
             member.half_reaped += gone;
             let id = member.backend;
             self.reap(id, gone, 0);
-            dead.iter().for_each(|key| self.site.tables.forget(key));
+            for key in &dead {
+                self.site.tables.forget(key);
+            }
             self.figures.removed += dead.len();
         }
     }
