@@ -21,10 +21,11 @@ pub const MAX_BACKENDS: u16 = 256;
 /// least a hundred positions for each member.
 pub const RING_SIZE: u32 = 16_381;
 
-/// Buckets of the table of half-open and ended flows of each family: 65,534 flows, two for each
+/// Buckets of the table of half-open and ended flows of each family: 32,767 flows, two for each
 /// connection, of 80 and 128 bytes each.
-/// A flood of a million SYNs a second leaves a real client some 30 ms to answer a SYN-ACK.
-pub const TRANSIENT_BUCKETS: u32 = 9_362;
+/// A flood of a million SYNs a second leaves a real client 16 ms to answer a SYN-ACK. Twice as many
+/// would be more half-open connections than full-nat has ports to one backend.
+pub const TRANSIENT_BUCKETS: u32 = 4_681;
 /// Half-open and ended flows that there is room for.
 pub const MAX_TRANSIENT_FLOWS: u32 = TRANSIENT_BUCKETS * WAYS;
 
