@@ -188,6 +188,10 @@ fn promote(lab: &Site) -> Result<String> {
     const SESSIONS: usize = 100;
     let (old, new) = (lab.cluster.server(0), lab.cluster.server(1));
     old.sql("create table orders (at timestamptz default now())")?;
+    // Replication is asynchronous: a replica that is promoted before it has the table never gets it.
+    clock::wait_for("the table on the replica", PATIENCE, || {
+        new.sql("select from orders").is_ok()
+    })?;
     let idle = Vigil::keep(lab.open(RW_ADDRESS, SESSIONS)?, PATIENCE)?;
 
     let visible = thread::scope(|scope| -> Result<Instant> {
