@@ -170,6 +170,7 @@ fn set_up(tables: &mut Tables, max_connections: u32) -> Result<()> {
         next_hop_generation: 1,
         first_port: 1024,
         last_port: 32_767,
+        shares_next_hops: 1,
     })?;
     let mut filter = KernelTables::default();
     let mut whole = Backend::default();

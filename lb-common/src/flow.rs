@@ -8,7 +8,7 @@ use crate::service::Forwarding;
 
 pub(crate) use crate::flow_key::Local;
 pub use crate::flow_key::{Endpoint, FlowKey};
-pub use crate::next_hop::NextHop;
+pub use crate::next_hop::{MemberHop, NextHop};
 
 /// Which way a flow goes.
 #[repr(u8)]

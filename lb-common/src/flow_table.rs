@@ -80,6 +80,13 @@ impl Keyed for V6Address {
     }
 }
 
+/// Whether the words of two keys are the same: one branch, and not one for each word.
+#[inline(always)]
+pub fn is_same(one: &impl AsRef<[u64]>, other: &impl AsRef<[u64]>) -> bool {
+    let pairs = one.as_ref().iter().zip(other.as_ref());
+    pairs.fold(0, |differing, (a, b)| differing | a ^ b) == 0
+}
+
 /// Two words of 32 bits as they lie in memory, read as one of 64.
 #[inline(always)]
 const fn word(first: u32, second: u32) -> u64 {
@@ -146,7 +153,7 @@ impl Tags {
     /// The tag of a way that is being written.
     pub const CLAIMED: u64 = 1;
 
-    /// The bit of a bucket in which a CPU is putting a flow that has it as its first.
+    /// The bit of a bucket that a CPU has for itself: it changes a flow that has it as its first.
     pub const LOCKED: u64 = 1 << 63;
 
     const ONES: u64 = 0x0001_0101_0101_0101;
@@ -179,10 +186,46 @@ impl Tags {
         Self(self.0 & !(0xff << (way * 8)) | tag << (way * 8))
     }
 
+    /// Whether a CPU is changing the bucket, or putting a flow into it.
+    #[inline(always)]
+    pub const fn is_taken(self) -> bool {
+        (self.0 & Self::LOCKED | self.matching(Self::CLAIMED).0) != 0
+    }
+
+    /// Whether a way has this tag.
+    #[inline(always)]
+    pub const fn has(self, tag: u64) -> bool {
+        self.matching(tag).0 != 0
+    }
+
+    /// Whether a new flow goes here, and not into that other bucket: one with more free ways.
+    #[inline(always)]
+    pub const fn is_as_roomy_as(self, other: Self) -> bool {
+        self.free().count() >= other.free().count()
+    }
+
+    /// Claims a way for a new flow: a free one, or else, in a table that forgets, the oldest one. The
+    /// way is [`WAYS`] when there is none.
+    #[inline(always)]
+    pub const fn claim(self, forgets: bool) -> (u32, Self) {
+        let free = self.free().first();
+        let (way, tags) = if free < WAYS {
+            (free, self)
+        } else if forgets {
+            self.oldest()
+        } else {
+            return (WAYS, self);
+        };
+        if self.of(way) == Self::CLAIMED {
+            return (WAYS, self);
+        }
+        (way, tags.with(way, Self::CLAIMED))
+    }
+
     /// The way that makes room next, and the tags after it has: the ways take turns, so that the
     /// flow that came first goes first.
     #[inline(always)]
-    pub const fn oldest(self) -> (u32, Self) {
+    const fn oldest(self) -> (u32, Self) {
         let way = (self.0 >> Self::NEXT) as u32 & 7;
         let way = if way < WAYS { way } else { 0 };
         let next = if way + 1 < WAYS { way as u64 + 1 } else { 0 };
@@ -241,113 +284,4 @@ impl<A: Address> Entry<A> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::vec;
-    use std::vec::Vec;
-
-    use super::*;
-    use crate::family::{v4, v6};
-
-    fn key(number: u32) -> FlowKey<[u32; 1]> {
-        // One client address after the other, each with ports in a row, as they are.
-        let [a, b, port @ ..] = number.to_be_bytes();
-        FlowKey {
-            source: v4([10, 1, a, b].into()),
-            destination: v4([10, 0, 0, 100].into()),
-            source_port: port,
-            destination_port: 5432_u16.to_be_bytes(),
-        }
-    }
-
-    fn key_v6(number: u32) -> FlowKey<[u32; 4]> {
-        let [a, b, port @ ..] = number.to_be_bytes();
-        let host = u16::from_be_bytes([a, b]);
-        FlowKey {
-            source: v6([0x2001, 0xdb8, 1, 0, 0, 0, 0, host].into()),
-            destination: v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100].into()),
-            source_port: port,
-            destination_port: 5432_u16.to_be_bytes(),
-        }
-    }
-
-    /// The fill of every bucket after these flows have come.
-    fn fill<A: Keyed>(keys: impl Iterator<Item = FlowKey<A>>, buckets: u32) -> Vec<u32> {
-        let mut fill = vec![0; buckets as usize];
-        for key in keys {
-            let [first, second] = Home::of(A::words(&key).as_ref(), 0x1234_5678, buckets).buckets;
-            let (first, second) = (first as usize, second as usize);
-            let place = if fill[first] <= fill[second] {
-                first
-            } else {
-                second
-            };
-            fill[place] += 1;
-        }
-        fill
-    }
-
-    #[test]
-    fn no_bucket_overflows_in_a_table_that_is_as_full_as_it_may_be() {
-        for flows in [64, 1_000, 30_000, 132_096] {
-            let step = 977;
-            let fullest = fill((0..flows).map(|it| key(it * step)), buckets(flows));
-            assert!(fullest.iter().max() <= Some(&WAYS), "IPv4, {flows} flows");
-            let fullest = fill((0..flows).map(|it| key_v6(it * step)), buckets(flows));
-            assert!(fullest.iter().max() <= Some(&WAYS), "IPv6, {flows} flows");
-            let in_a_row = fill((0..flows).map(key), buckets(flows));
-            assert!(
-                in_a_row.iter().max() <= Some(&WAYS),
-                "in a row, {flows} flows"
-            );
-        }
-    }
-
-    #[test]
-    fn a_tag_marks_neither_a_free_nor_a_claimed_way() {
-        for number in 0..10_000 {
-            let home = Home::of(&V4Address::words(&key(number)), 7, 100);
-            assert!(home.tag > Tags::CLAIMED && home.tag < 256);
-            assert!(home.buckets.iter().all(|bucket| *bucket < 100));
-        }
-    }
-
-    #[test]
-    fn ways_are_found_by_their_tag() {
-        let mut tags = Tags::default();
-        assert_eq!((tags.free().first(), tags.free().count()), (0, 7));
-        for way in 0..WAYS {
-            tags = tags.with(way, 0x80 + u64::from(way));
-            assert_eq!(tags.free().count(), u64::from(WAYS - way - 1));
-        }
-        assert_eq!(tags.free().first(), WAYS);
-        for way in 0..WAYS {
-            assert_eq!(tags.of(way), 0x80 + u64::from(way));
-            let found = tags.matching(0x80 + u64::from(way));
-            assert_eq!((found.first(), found.count()), (way, 1));
-        }
-        let twice = tags.with(2, 0xff).with(5, 0xff).matching(0xff);
-        assert_eq!((twice.first(), twice.rest().first()), (2, 5));
-        assert_eq!(twice.rest().rest().first(), WAYS);
-    }
-
-    #[test]
-    fn what_is_next_to_a_match_is_no_match() {
-        let tags = Tags::default().with(0, 4).with(1, 5).with(2, 4).with(3, 3);
-        let found = tags.matching(4);
-        assert_eq!(
-            (found.first(), found.rest().first(), found.count()),
-            (0, 2, 2)
-        );
-    }
-
-    #[test]
-    fn the_ways_take_turns_to_make_room() {
-        let mut tags = Tags(Tags::LOCKED).with(6, 9);
-        for turn in 0..20 {
-            let (way, next) = tags.oldest();
-            assert_eq!(way, turn % WAYS);
-            assert_eq!((next.of(6), next.0 >> 63), (9, 1));
-            tags = next;
-        }
-    }
-}
+mod tests;

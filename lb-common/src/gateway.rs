@@ -2,7 +2,7 @@
 
 /// The layout of all tables. Raised with every change of an entry's layout or meaning, so that a
 /// controller never reads the tables of another one wrongly.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// The gateway as the kernel sees it. Only the controller writes it.
 #[repr(C)]
@@ -20,4 +20,7 @@ pub struct Gateway {
     /// A random number of the one who made the tables, by which the places of flows in them
     /// cannot be foreseen ([`crate::flow_table::Home::of`]). It never changes.
     pub seed: u32,
+    /// Whether the next hop of a packet depends on its receiver alone, because no policy rule looks
+    /// at anything else: 0 or 1.
+    pub shares_next_hops: u32,
 }

@@ -74,6 +74,9 @@ pub const SYN_DUPLICATE: Tick = Tick(12);
 /// How long an unanswered SYN keeps its 4-tuple for itself: a few retries of its client, 4 s.
 pub const OPENING: Tick = Tick(240);
 
+/// How long new connections take the next hop that was found for another one to the same member. 1 s.
+pub const KEPT_HOP: Tick = Tick(60);
+
 /// Positions of a ring that one choice looks at before it takes the least-loaded member instead.
 pub const RING_STEPS: u32 = 8;
 

@@ -1,5 +1,7 @@
 //! Next hops: where the packets of a flow go.
 
+use crate::flow::Tick;
+use crate::limits::KEPT_HOP;
 use crate::wire::{EgressTags, Mac};
 
 /// Where the next hop of a flow is, and since which state of the routing tables.
@@ -22,6 +24,29 @@ pub struct NextHop {
     /// Of the packet's own receiver (0), or of a router on the way to it (1).
     is_router: u8,
     reserved: u8,
+}
+
+/// The next hop to the member in a slot, as it was found last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MemberHop {
+    /// Where it is.
+    pub next_hop: NextHop,
+    /// The member's generation then: the slot may have another backend since.
+    pub generation: u32,
+    /// When that was.
+    pub found: Tick,
+}
+
+impl MemberHop {
+    /// Whether it is the one of a flow of this generation of the member, under this generation of
+    /// the next hops; without a controller to raise that, it holds for [`KEPT_HOP`].
+    #[inline(always)]
+    pub fn is_current(&self, member: u32, next_hops: u32, now: Tick) -> bool {
+        self.generation == member
+            && self.next_hop.generation == next_hops
+            && now.since(self.found) < KEPT_HOP.0
+    }
 }
 
 impl NextHop {

@@ -11,6 +11,7 @@ mod error;
 mod handshake;
 mod open;
 mod revive;
+mod way;
 
 pub use error::{key_of, translate};
 
@@ -53,10 +54,24 @@ pub struct Opening {
 pub struct Decision(pub u64);
 
 impl Decision {
-    /// The packet belongs to no connection any more.
-    const NONE: Self = Self(1 << 63 | 1 << 62);
     const REFUSED: u64 = 1 << 63;
     const NEEDS_PORT: u64 = 1 << 62;
+    /// The packet belongs to no connection any more.
+    const NONE: Self = Self(Self::REFUSED | Self::NEEDS_PORT);
+
+    /// The packet belongs to no connection any more, but to one that has tried these members, as
+    /// bits.
+    #[inline(always)]
+    fn none_after(tried: u32) -> Self {
+        Self(Self::NONE.0 | u64::from(tried))
+    }
+
+    /// The members that have been tried, if there is no decision yet.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "they are the lower half")]
+    fn tried(self) -> Option<u32> {
+        (self.0 & Self::NONE.0 == Self::NONE.0).then_some(self.0 as u32)
+    }
 
     #[inline(always)]
     fn needing_port(slot: Slot, tried: u32) -> Self {
@@ -96,7 +111,7 @@ impl Decision {
         reason = "each part is cut out of the number"
     )]
     fn take(self) -> Option<Result<Forward, Reason>> {
-        if self.0 == Self::NONE.0 {
+        if self.tried().is_some() {
             return None;
         }
         if self.0 & Self::REFUSED != 0 {
@@ -133,11 +148,13 @@ pub fn decide<F: Family, T: Tables<F>>(
     packet: &mut Headers<'_, F>,
     now: Tick,
 ) -> Result<Forward, Reason> {
-    if let Some(result) = carry(tables, packet, now) {
-        return result;
-    }
+    let left = match carry(tables, packet, now) {
+        Carried::Sent(forward) => return Ok(forward),
+        Carried::Refused(reason) => return Err(reason),
+        Carried::Left(left) => left,
+    };
     let key = FlowKey::of(packet);
-    let decision = classify(tables, packet, &key, now);
+    let decision = classify(tables, packet, &key, now, left);
     match decision.opening() {
         None => decision.made(),
         Some(opening) => {
@@ -147,27 +164,53 @@ pub fn decide<F: Family, T: Tables<F>>(
     }
 }
 
+/// What [`carry`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// The packet has been rewritten.
+    Sent(Forward),
+    /// It is not to be forwarded.
+    Refused(Reason),
+    /// It is left to [`classify`].
+    Left(Left),
+}
+
+/// What [`carry`] leaves to [`classify`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// A packet of an established flow.
+    Established,
+    /// A packet that had none when it came.
+    Unknown,
+}
+
 /// Carries data and ACKs of an established connection on, whose member and whose way are as they
-/// were; `None` for every other packet, which is then to be [`classify`]d. Nothing but the packet
+/// were; every other packet is left, and then to be [`classify`]d. Nothing but the packet
 /// and the flow is touched, and nothing is called that would need them in memory.
 #[inline(always)]
 pub fn carry<F: Family, T: Tables<F>>(
     tables: &T,
     packet: &mut Headers<'_, F>,
     now: Tick,
-) -> Option<Result<Forward, Reason>> {
+) -> Carried {
     let Some(flow) = tables.recall(&FlowKey::of(packet)) else {
-        let is_foreign = !tables.may_be_ours(&FlowKey::of(packet));
-        return is_foreign.then_some(Err(Reason::NotOurs));
+        if tables.may_be_ours(&FlowKey::of(packet)) {
+            return Carried::Left(Left::Unknown);
+        }
+        return Carried::Refused(Reason::NotOurs);
     };
     if tables.generation(flow.slot) != Some(flow.generation)
         || packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK
         || flow.next_hop.generation != tables.next_hop_generation()
     {
-        return None;
+        return Carried::Left(Left::Established);
     }
     tables.note(flow, packet.tcp.acknowledgment(), now);
-    Some(forward(tables, packet, &flow, &flow.next_hop))
+    match forward(tables, packet, &flow, &flow.next_hop) {
+        Ok(forward) => Carried::Sent(forward),
+        Err(reason) => Carried::Refused(reason),
+    }
 }
 
 /// Tells the first and the last packets of our connections from what is not ours, and decides
@@ -178,6 +221,7 @@ pub fn classify<F: Family, T: Tables<F>>(
     packet: &mut Headers<'_, F>,
     key: &FlowKey<F::Address>,
     now: Tick,
+    left: Left,
 ) -> Decision {
     let mut arrival = Arrival {
         tables,
@@ -185,7 +229,7 @@ pub fn classify<F: Family, T: Tables<F>>(
         key,
         now,
     };
-    arrival.classify()
+    arrival.classify(left)
 }
 
 /// Opens a full-nat connection from the port that has been taken for it ([`take_port`]).
@@ -222,47 +266,36 @@ pub fn refuse_odd<F: Family, T: Tables<F>>(
 }
 
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
-    /// Sends a packet on whose way is not known, or may have changed.
-    #[inline(never)]
-    fn find_way(&mut self, flow: T::Found) -> Decision {
-        self.look_up(flow);
-        self.send_on(self.tables.reread(flow))
-    }
-
-    /// Finds the next hop of the flow's packets, as the routing tables have it now.
-    #[inline(never)]
-    fn look_up(&self, flow: T::Found) {
-        let mut receiver = flow.leaving.destination;
-        if flow.forwarding() == Forwarding::Dsr
-            && let Some(backend) = self.endpoint(flow.slot)
-        {
-            receiver = backend.address;
-        }
-        let mut next_hop = NextHop::default();
-        self.tables
-            .find_next_hop(flow.leaving.source, receiver, &mut next_hop);
-        // A router would send the packet to the VIP, back to here.
-        if flow.forwarding() == Forwarding::Dsr && next_hop.is_router() {
-            next_hop.interface = 0;
-        }
-        self.tables.note_next_hop(flow, next_hop);
-    }
-
     #[inline(always)]
-    fn classify(&mut self) -> Decision {
-        if let Some(flow) = self.tables.established(self.key) {
+    fn classify(&mut self, left: Left) -> Decision {
+        let mut tried = 0;
+        let mut flow = None;
+        if left == Left::Established {
+            flow = self.tables.established(self.key);
+        }
+        if flow.is_none() {
+            if let Some(flow) = self.tables.transient(self.key) {
+                let decision = self.advance(flow);
+                match decision.tried() {
+                    Some(members) => tried = members,
+                    None => return decision,
+                }
+            } else if left == Left::Unknown {
+                // Another CPU may just have moved it from there.
+                flow = self.tables.established(self.key);
+            }
+        }
+        if let Some(flow) = flow {
             let decision = self.attend(flow);
-            if decision != Decision::NONE {
+            if decision.tried().is_none() {
                 return decision;
             }
         }
-        if let Some(flow) = self.tables.transient(self.key) {
-            let decision = self.advance(flow);
-            if decision != Decision::NONE {
-                return decision;
-            }
+        if self.is_opening() {
+            self.open(tried)
+        } else {
+            self.refuse()
         }
-        self.meet()
     }
 
     /// Handles a packet of an established connection that is more than data or an ACK, or whose
@@ -283,20 +316,15 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         self.find_way(flow)
     }
 
-    /// Handles a packet that belongs to no connection.
+    /// Refuses a packet that belongs to no connection and asks for none.
     #[inline(never)]
-    fn meet(&mut self) -> Decision {
-        let service = match self.service(self.key.receiver()) {
-            Ok(service) => service,
-            Err(reason) => return Decision::of(Err(reason)),
+    fn refuse(&self) -> Decision {
+        let reason = match self.service(self.key.receiver()) {
+            Err(reason) => reason,
+            Ok(_) if self.packet.tcp.has(Tcp::RST) => Reason::StrayReset,
+            Ok(_) => Reason::UnknownSegment,
         };
-        if self.packet.tcp.has(Tcp::RST) {
-            Decision::of(Err(Reason::StrayReset))
-        } else if self.is_opening() {
-            self.open(service, 0)
-        } else {
-            Decision::of(Err(Reason::UnknownSegment))
-        }
+        Decision::of(Err(reason))
     }
 
     /// Whether the packet asks for a new connection.
@@ -319,21 +347,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let member = self.tables.member(slot)?;
         let backend = self.tables.backend(member.backend)?;
         Some(backend.endpoint())
-    }
-
-    /// Sends the packet on as one of `flow`, which stays as it is.
-    #[inline(always)]
-    fn pass_on(&mut self, flow: T::Found) -> Decision {
-        if flow.next_hop.generation == self.tables.next_hop_generation() {
-            self.send_on(flow)
-        } else {
-            self.find_way(flow)
-        }
-    }
-
-    #[inline(never)]
-    fn send_on(&mut self, flow: T::Found) -> Decision {
-        Decision::of(forward(self.tables, self.packet, &flow, &flow.next_hop))
     }
 }
 

@@ -45,7 +45,7 @@ pod! {
     Pace: 8 bytes,
     Tick: 4 bytes,
     Trunk: 8 bytes,
-    Gateway: 16 bytes,
+    Gateway: 20 bytes,
     Amendment: 136 bytes,
     Entry<V4Address>: 80 bytes,
     Entry<V6Address>: 128 bytes,

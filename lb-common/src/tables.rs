@@ -75,6 +75,15 @@ pub trait Tables<F: Family> {
         before: Option<Self::Found>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> bool;
+    /// Inserts both flows of a new connection. `None`, and neither is inserted, when one of them is
+    /// there, or it cannot be done at once.
+    fn open(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+        reply_key: &FlowKey<F::Address>,
+        reply: impl FnOnce() -> Flow<F::Address>,
+    ) -> Option<Self::Found>;
     /// Removes a half-open or ended flow; tells whether it was there.
     fn forget(&self, key: &FlowKey<F::Address>) -> bool;
     /// Keeps the gateway's port in `key`, that of a full-nat connection's replies, for the time
@@ -160,6 +169,12 @@ pub trait Tables<F: Family> {
     /// Looks up the next hop from `source` to `destination` in the routing tables; without an
     /// interface when only the kernel can resolve it.
     fn find_next_hop(&self, source: F::Address, destination: F::Address, next_hop: &mut NextHop);
+    /// Whether all packets to one receiver have the same next hop.
+    fn shares_next_hops(&self) -> bool;
+    /// Gives the flow the next hop of its member that is kept, if that still holds.
+    fn reuse_next_hop(&self, flow: Self::Found, now: Tick) -> bool;
+    /// Keeps the flow's next hop as that of its member.
+    fn keep_next_hop(&self, flow: Self::Found, now: Tick);
     /// Whether the packet is several that were put together on arrival, and will be taken apart
     /// when it is sent: larger than what its own interface carries.
     fn is_aggregated(&self) -> bool;

@@ -6,7 +6,9 @@ use lb_common::family::{Family, V4, V4Address, V6, V6Address};
 use lb_common::flow::FlowKey;
 use lb_common::service::{Access, Service, ServiceId, ServiceKey};
 
-use crate::maps::flows::{EstablishedV4, EstablishedV6, FlowTable, TransientV4, TransientV6};
+use crate::maps::flows::{
+    EstablishedV4, EstablishedV6, FlowTable, OpeningTable, TransientV4, TransientV6,
+};
 use crate::maps::global::{pglb_take_port_v4, pglb_take_port_v6};
 use crate::maps::rows::{find_service, keys};
 use crate::maps::{ACCESS_V4, ACCESS_V6, KEY_V4, KEY_V6, SERVICES_V4, SERVICES_V6};
@@ -18,7 +20,7 @@ pub(crate) trait TabledFamily: Family + Sized {
     /// Its established flows.
     type Established: FlowTable<Address = Self::Address>;
     /// Its half-open and ended flows.
-    type Transient: FlowTable<Address = Self::Address>;
+    type Transient: OpeningTable<Address = Self::Address>;
     /// The service at a VIP and port.
     fn service(key: &ServiceKey<Self::Address>) -> Option<&'static Service>;
     /// The key of the packet in hand, for functions that have no room for it.

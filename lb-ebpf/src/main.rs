@@ -26,7 +26,8 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::family::{V4, V6};
 use lb_common::flow::FlowKey;
 use lb_common::pipeline::{
-    Decision, Forward, carry, classify, key_of, open_from_port, refuse_odd, translate,
+    Carried, Decision, Forward, Left, carry, classify, key_of, open_from_port, refuse_odd,
+    translate,
 };
 use lb_common::reason::Reason;
 use lb_common::refuse::{refuse, report_too_big};
@@ -40,6 +41,8 @@ use crate::tables::KernelTables;
 
 /// No XDP action: the packet belongs to no established connection.
 const UNKNOWN: u32 = u32::MAX;
+/// No XDP action: the packet is more than data or an ACK of an established connection.
+const ESTABLISHED: u32 = u32::MAX - 4;
 /// No XDP action: the packet may be an ICMP error.
 const NO_TCP: u32 = u32::MAX - 1;
 /// No XDP action: a TCP packet in fragments or with IP options.
@@ -74,8 +77,8 @@ fn pglb(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn handle<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
     let mut action = carry_on::<F>(ctx, came);
-    if action == UNKNOWN {
-        let mut decision = Decision(handle_unknown::<F>(ctx));
+    if action == UNKNOWN || action == ESTABLISHED {
+        let mut decision = Decision(handle_left::<F>(ctx, action));
         if let Some(opening) = decision.opening() {
             let port = (F::TAKE_PORT)(u32::from(opening.slot.0));
             decision = Decision(open_with::<F>(ctx, decision.0, port));
@@ -101,14 +104,21 @@ fn carry_on<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
         Err(reason) => return leave(ctx, came, turn_away(ctx, reason)),
     };
     match carry(&KernelTables { ctx: Some(ctx) }, &mut packet, now()) {
-        Some(result) => finish(ctx, came, &packet.egress, result),
-        None => UNKNOWN,
+        Carried::Sent(forward) => send(ctx, came, &forward, packet.egress.tags),
+        Carried::Refused(reason) => hold_back(ctx, came, &packet.egress, reason),
+        Carried::Left(Left::Established) => ESTABLISHED,
+        Carried::Left(Left::Unknown) => UNKNOWN,
     }
 }
 
 /// Everything else. It has a stack of its own, and so reads the packet anew.
 #[inline(never)]
-fn handle_unknown<F: Readable + TabledFamily>(ctx: &XdpContext) -> u64 {
+fn handle_left<F: Readable + TabledFamily>(ctx: &XdpContext, action: u32) -> u64 {
+    let left = if action == UNKNOWN {
+        Left::Unknown
+    } else {
+        Left::Established
+    };
     let mut packet = match F::read(ctx) {
         Ok(packet) => packet,
         Err(reason) => return Decision::of(Err(reason)).0,
@@ -117,7 +127,8 @@ fn handle_unknown<F: Readable + TabledFamily>(ctx: &XdpContext) -> u64 {
         return Decision::of(Err(Reason::Inconsistent)).0;
     };
     *key = FlowKey::of(&packet);
-    let decision = classify(&KernelTables { ctx: Some(ctx) }, &mut packet, key, now());
+    let tables = KernelTables { ctx: Some(ctx) };
+    let decision = classify(&tables, &mut packet, key, now(), left);
     keep_egress(packet.egress);
     decision.0
 }
@@ -184,11 +195,17 @@ fn translate_error<F: TabledFamily>(
 fn finish(ctx: &XdpContext, came: u64, egress: &Egress, result: Result<Forward, Reason>) -> u32 {
     match result {
         Ok(forward) => send(ctx, came, &forward, egress.tags),
-        Err(reason) => match turn_away(ctx, reason) {
-            XDP_TX if reason == Reason::TooBig => REPORT | u32::from(egress.mtu),
-            XDP_TX => ANSWER,
-            action => leave(ctx, came, action),
-        },
+        Err(reason) => hold_back(ctx, came, egress, reason),
+    }
+}
+
+/// Does not forward the packet.
+#[inline(always)]
+fn hold_back(ctx: &XdpContext, came: u64, egress: &Egress, reason: Reason) -> u32 {
+    match turn_away(ctx, reason) {
+        XDP_TX if reason == Reason::TooBig => REPORT | u32::from(egress.mtu),
+        XDP_TX => ANSWER,
+        action => leave(ctx, came, action),
     }
 }
 

@@ -4,6 +4,7 @@
     reason = "map values are raw pointers into memory that the kernel shares"
 )]
 
+mod changes;
 mod declared;
 pub(crate) mod flows;
 pub(crate) mod global;
@@ -120,6 +121,21 @@ fn swap(word: &mut u64, was: u64, becomes: u64) -> bool {
 fn add_last(word: &mut u64, difference: u64) {
     // SAFETY: as in `add_one`.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(word, difference) };
+}
+
+/// Writes a byte of the word that nobody else writes; whoever sees it also sees all that was written
+/// before.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "it is a byte")]
+fn write_last(word: &mut u64, byte: u32, was: u64, becomes: u64) {
+    if cfg!(bpf_target_arch = "x86_64") {
+        // Every store of these CPUs is such a one, and need not be waited for.
+        let bytes = (&raw mut *word).cast::<u8>();
+        // SAFETY: it is one of the eight bytes of the word; volatile, so that it stays the last.
+        unsafe { bytes.add(byte as usize & 7).write_volatile(becomes as u8) };
+    } else {
+        add_last(word, becomes.wrapping_sub(was) << (byte * 8));
+    }
 }
 
 /// Shows what this CPU has written to the others before it reads on: an atomic addition of nothing,

@@ -33,13 +33,15 @@ pub(crate) fn find_next_hop<F: TabledFamily>(
     query.l4_protocol = PROTOCOL_TCP;
     query.ifindex = ingress(ctx);
     F::put_addresses(query, source, destination);
+    // Before the question: what changes after the answer must not be taken for known.
+    let generation = next_hop_generation();
     let is_found = packet::ask_routing(ctx, query);
     let is_router = !packet::is_addressed::<F>(query, destination);
     if is_found {
         let trunk = find_trunk(query.ifindex);
         next_hop.interface = trunk.map_or(query.ifindex, |trunk| trunk.interface);
         next_hop.tags = trunk.map_or_else(EgressTags::default, |trunk| trunk.tags);
-        next_hop.generation = next_hop_generation();
+        next_hop.generation = generation;
         next_hop.mtu = packet::mtu(query);
         next_hop.destination = query.dmac;
         next_hop.source = query.smac;

@@ -5,7 +5,7 @@ use lb_common::backend::Backend;
 use lb_common::choose::Choice;
 use lb_common::family::Address;
 use lb_common::filter::FilterBit;
-use lb_common::flow::{Flow, FlowKey, NextHop, Phase, Tick};
+use lb_common::flow::{Flow, FlowKey, MemberHop, NextHop, Phase, Tick};
 use lb_common::limits::LINGER;
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::service::{Access, Service, ServiceId, ServiceKey};
@@ -14,14 +14,14 @@ use lb_common::tables::{Full, Tables};
 use lb_common::tally::{Milestone, Tally};
 
 use crate::family::TabledFamily;
-use crate::maps::flows::{claim, copy, find, insert, look_up, remove};
+use crate::maps::flows::{claim, copy, find, insert, look_up, open, remove};
 use crate::maps::global::{
     pglb_consider, pglb_count, pglb_has_room, pglb_least_loaded, pglb_turns, pglb_walk_ring,
 };
 use crate::maps::rows::{self, find_lingering, find_pace, keys};
 use crate::maps::{
-    BACKEND_TALLIES, BACKENDS, BPF_ANY, FILTER, Keys, LINGERING, MEMBERS, PACES, Place, RINGS,
-    SLOT_TALLIES,
+    BACKEND_TALLIES, BACKENDS, BPF_ANY, FILTER, Keys, LINGERING, MEMBER_HOPS, MEMBERS, PACES,
+    Place, RINGS, SLOT_TALLIES, row,
 };
 use crate::packet;
 use crate::routing;
@@ -124,6 +124,17 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found> {
         insert::<F::Transient>(key, flow)
+    }
+
+    #[inline(always)]
+    fn open(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+        reply_key: &FlowKey<F::Address>,
+        reply: impl FnOnce() -> Flow<F::Address>,
+    ) -> Option<Self::Found> {
+        open::<F::Transient>(key, flow, reply_key, reply)
     }
 
     #[inline(always)]
@@ -307,6 +318,33 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
     fn find_next_hop(&self, source: F::Address, destination: F::Address, next_hop: &mut NextHop) {
         if let Some(ctx) = self.ctx {
             routing::find_next_hop::<F>(ctx, source, destination, next_hop);
+        }
+    }
+
+    #[inline(always)]
+    fn shares_next_hops(&self) -> bool {
+        rows::shares_next_hops()
+    }
+
+    #[inline(always)]
+    fn reuse_next_hop(&self, flow: Self::Found, now: Tick) -> bool {
+        let kept = MEMBER_HOPS.get(u32::from(flow.slot.0));
+        let kept =
+            kept.filter(|it| it.is_current(flow.generation, rows::next_hop_generation(), now));
+        if let Some(kept) = kept {
+            flow.note_next_hop(kept.next_hop);
+        }
+        kept.is_some()
+    }
+
+    #[inline(always)]
+    fn keep_next_hop(&self, flow: Self::Found, now: Tick) {
+        if let Some(kept) = row(MEMBER_HOPS.get_ptr_mut(u32::from(flow.slot.0))) {
+            *kept = MemberHop {
+                next_hop: flow.next_hop,
+                generation: flow.generation,
+                found: now,
+            };
         }
     }
 

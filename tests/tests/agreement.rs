@@ -229,6 +229,7 @@ fn tables<F: Host>(random: &mut Random) -> HostTables<F> {
             tables.access.insert(key, access);
         }
     }
+    tables.shares_next_hops = random.one_in(2);
     // So few that they run out.
     tables.ports = (40_000, 40_001);
     let mut limit = |id: u16, limits: &[u32]| {

@@ -112,7 +112,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         client.is_none_or(|it| it.memo == self.packet.tcp.sequence())
     }
 
-    /// A SYN on a connection that is not established.
+    /// A SYN on a connection that is not established: it may be sent on, or open another one.
     #[inline(always)]
     fn syn_again(&mut self, flow: T::Found) -> Decision {
         if self.asks_backend(flow) {
@@ -139,10 +139,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         self.forget_opposite(&flow);
         self.tables.forget(self.key);
-        match self.service(self.key.receiver()) {
-            Ok(service) => self.open(service, tried),
-            Err(reason) => Decision::of(Err(reason)),
-        }
+        Decision::none_after(tried)
     }
 
     /// The other flow of a half-open or ended connection, unless another connection has taken
@@ -275,7 +272,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             opposite = self.establish_opposite(flow);
         }
         if opposite == Move::Missing {
-            opposite = self.establish_missing(flow);
+            opposite = if self.is_opposite_moved(&flow) {
+                Move::Before
+            } else if self.establish_mirrored(flow) {
+                Move::Now
+            } else {
+                Move::Full
+            };
         }
         if opposite == Move::Full {
             return false;
@@ -324,33 +327,24 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
     }
 
-    /// The other flow has been moved by another CPU, or pushed out of the transient table.
+    /// Whether the other flow is no longer where it was because another CPU has moved it.
     #[inline(never)]
-    fn establish_missing(&self, flow: T::Found) -> Move {
-        let key = Local(flow.leaving.reversed());
-        if let Some(other) = self.tables.established(&key)
-            && other.leaving == self.key.reversed()
-            && other.slot == flow.slot
-        {
-            return Move::Before;
-        }
-        if self.establish_mirrored(&key, flow) {
-            Move::Now
-        } else {
-            Move::Full
-        }
+    fn is_opposite_moved(&self, flow: &Flow<F::Address>) -> bool {
+        let other = self.tables.established(&Local(flow.leaving.reversed()));
+        other.is_some_and(|it| it.leaving == self.key.reversed() && it.slot == flow.slot)
     }
 
     /// Writes the other flow when it was pushed out of the transient table: all but its next hop
-    /// follows from this one.
+    /// follows from this one. Tells whether there was room.
     #[inline(never)]
-    fn establish_mirrored(&self, key: &FlowKey<F::Address>, flow: T::Found) -> bool {
+    fn establish_mirrored(&self, flow: T::Found) -> bool {
+        let key = Local(flow.leaving.reversed());
         let direction = match flow.direction() {
             Direction::ToBackend => Direction::ToClient,
             Direction::ToClient => Direction::ToBackend,
         };
-        let mirrored = self.tables.establish(key, || {
-            Flow::new(direction, key, self.key.reversed(), flow.slot, self.now)
+        let mirrored = self.tables.establish(&key, || {
+            Flow::new(direction, &key, self.key.reversed(), flow.slot, self.now)
                 .of_generation(flow.generation)
                 .forwarded(flow.forwarding())
                 .in_phase(Phase::Established)

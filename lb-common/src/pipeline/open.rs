@@ -15,7 +15,11 @@ use crate::wire::IpHeader;
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Opens a connection for a SYN; `tried` holds the members that have failed it, as bits.
     #[inline(never)]
-    pub(super) fn open(&mut self, service: T::Service, tried: u32) -> Decision {
+    pub(super) fn open(&mut self, tried: u32) -> Decision {
+        let service = match self.service(self.key.receiver()) {
+            Ok(service) => service,
+            Err(reason) => return Decision::of(Err(reason)),
+        };
         // Before anything is remembered: a SYN that goes nowhere must leave no flow behind.
         if self.packet.ip.hop_limit() <= 1 {
             return Decision::of(Err(Reason::HopLimit));
@@ -41,6 +45,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             }
             Forwarding::Dsr => return self.start(first.slot(), Forwarding::Dsr, 0, tried),
             Forwarding::Nat => {}
+        }
+        if let Some(flow) = self.remember_both(first.slot(), tried) {
+            return self.send_first(flow);
         }
         if self.remember_reply(first.slot()) {
             return self.start(first.slot(), Forwarding::Nat, 0, tried);
@@ -81,6 +88,29 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Some(flow) => self.send_first(flow),
             None => Decision::of(Err(Reason::Inconsistent)),
         }
+    }
+
+    /// Writes both flows of a nat connection at once, if nothing is in their way.
+    #[inline(never)]
+    fn remember_both(&self, slot: Slot, tried: u32) -> Option<T::Found> {
+        let member = self.tables.member(slot)?;
+        let backend = self.tables.backend(member.backend)?.endpoint();
+        let reply_key = Local(FlowKey::between(backend, self.key.sender()));
+        if self.tables.established(&reply_key).is_some() {
+            return None;
+        }
+        let flow = || {
+            let leaving = FlowKey::between(self.key.sender(), backend);
+            Flow::new(Direction::ToBackend, self.key, leaving, slot, self.now)
+                .of_generation(member.generation)
+                .with_memo(tried)
+        };
+        let reply = || {
+            let leaving = self.key.reversed();
+            Flow::new(Direction::ToClient, &reply_key, leaving, slot, self.now)
+                .of_generation(member.generation)
+        };
+        self.tables.open(self.key, flow, &reply_key, reply)
     }
 
     /// Writes the flow of the client's packets, if there is a backend to send them to. `port` is

@@ -10,7 +10,7 @@ use aya_ebpf::maps::lpm_trie::{Key as Network, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use lb_common::backend::Backend;
 use lb_common::family::{V4Address, V6Address};
-use lb_common::flow::{FlowKey, Tick};
+use lb_common::flow::{FlowKey, MemberHop, Tick};
 use lb_common::flow_table::{Bucket, Entry, TagPage, pages};
 use lb_common::gateway::Gateway;
 use lb_common::limits::{
@@ -114,6 +114,9 @@ pub(crate) static TRUNKS: HashMap<u32, Trunk> = HashMap::pinned(MAX_TRUNKS, BPF_
 /// Slots that have just become suspect, for the controller to probe.
 #[map]
 pub(crate) static SUSPECTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+/// The next hop to each member, kept by each CPU for itself: none is read half written.
+#[map]
+pub(crate) static MEMBER_HOPS: PerCpuArray<MemberHop> = PerCpuArray::with_max_entries(MAX_SLOTS, 0);
 /// Where a question to the routing tables is written, to save stack.
 #[map]
 pub(crate) static ROUTING: PerCpuArray<FibQuery> = PerCpuArray::with_max_entries(1, 0);
@@ -128,11 +131,11 @@ pub(crate) struct Clock {
 
 #[map]
 pub(crate) static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
-/// Where a flow is written before it goes into a table, to save stack.
+/// Where a flow is written before it goes into a table, to save stack, and the replies' flow beside it.
 #[map]
-pub(crate) static DRAFT_V4: PerCpuArray<Entry<V4Address>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static DRAFT_V4: PerCpuArray<Entry<V4Address>> = PerCpuArray::with_max_entries(2, 0);
 #[map]
-pub(crate) static DRAFT_V6: PerCpuArray<Entry<V6Address>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static DRAFT_V6: PerCpuArray<Entry<V6Address>> = PerCpuArray::with_max_entries(2, 0);
 /// What the flow of the packet in hand is found by.
 #[map]
 pub(crate) static KEY_V4: PerCpuArray<FlowKey<V4Address>> = PerCpuArray::with_max_entries(1, 0);

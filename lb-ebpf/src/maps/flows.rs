@@ -1,10 +1,7 @@
-//! The tables of flows: the accesses of [`lb_common::flow_table`], and how the CPUs agree.
+//! The tables of flows: how a flow is found, and what is done about one.
 //!
-//! Who puts a flow in or takes it out locks the first of its two buckets, so that one CPU at a time
-//! changes what there is of a key. A way belongs to whoever has put [`Tags::CLAIMED`] into its byte
-//! by compare-and-swap, because the bucket is the second one of other keys; the flow is written, and
-//! only then its tag, which makes it visible. A search takes no lock; what it finds may be removed,
-//! and its place used again, while the packet is handled, as in the kernel's own tables.
+//! A search takes no lock; what it finds may be removed, and its place used again, while the packet is
+//! handled, as in the kernel's own tables. How flows are put in and taken out: [`super::changes`].
 #![expect(
     unsafe_code,
     reason = "a function keeps its name, and so stays global, by this attribute alone"
@@ -13,17 +10,12 @@
 use aya_ebpf::maps::{Array, PerCpuArray};
 use lb_common::family::{Address, V4Address, V6Address};
 use lb_common::flow::{Flow, FlowKey};
-use lb_common::flow_table::{Bucket, Entry, Home, Keyed, PAGE_WORDS, TagPage, Tags, WAYS};
+use lb_common::flow_table::{Bucket, Entry, Home, Keyed, PAGE_WORDS, TagPage, Tags, WAYS, is_same};
 use lb_common::limits::TRANSIENT_BUCKETS;
 
-use super::global::pglb_pause;
+use super::changes::{insert_both, insert_draft, take_out};
 use super::position::{Mode, Position};
 use super::*;
-
-/// A word of tags is tried to be changed so often while other CPUs change it.
-const ATTEMPTS: u32 = 8;
-/// A lock is tried to be taken so often: for 100 microseconds, far longer than it is held.
-const LOCK_ATTEMPTS: u32 = 256;
 
 /// A table of flows.
 pub(crate) trait FlowTable {
@@ -118,6 +110,32 @@ flow_table!(TransientV4 of V4Address, true: TRANSIENT_TAGS_V4, TRANSIENT_V4, DRA
 flow_table!(TransientV6 of V6Address, true: TRANSIENT_TAGS_V6, TRANSIENT_V6, DRAFT_V6,
     SOUGHT_V6, pglb_search_transient_v6, pglb_insert_transient_v6, pglb_forget_v6);
 
+/// A table in which connections begin.
+pub(crate) trait OpeningTable: FlowTable {
+    /// [`insert_both`], checked once.
+    fn insert_drafts() -> Position;
+}
+
+macro_rules! opening_table {
+    ($name:ident: $insert:ident) => {
+        impl OpeningTable for $name {
+            #[inline(always)]
+            fn insert_drafts() -> Position {
+                Position($insert())
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $insert() -> u64 {
+            insert_both::<$name>().0
+        }
+    };
+}
+
+opening_table!(TransientV4: pglb_insert_both_v4);
+opening_table!(TransientV6: pglb_insert_both_v6);
+
 /// A key that is searched for, in words.
 pub(crate) type Sought<A> = <A as Keyed>::Words;
 
@@ -141,7 +159,7 @@ fn search_bucket<T: FlowTable>(
     let mut matches = Tags(load(tags::<T>(bucket)?)).matching(tag);
     for _ in 0..WAYS {
         let entry = entry::<T>(bucket, matches.first())?;
-        if T::Address::words(&entry.key).as_ref() == words.as_ref() {
+        if is_same(&T::Address::words(&entry.key), &words) {
             return Some(entry);
         }
         matches = matches.rest();
@@ -164,6 +182,20 @@ pub(crate) fn insert<T: FlowTable>(
 ) -> Option<Place<T::Address>> {
     draft_flow(row(T::DRAFT.get_ptr_mut(0))?, key, flow);
     entry_at::<T>(T::insert_draft(Mode::REPLACE)).map(place)
+}
+
+/// Puts both flows of a new connection into their table at once. `None`, and neither is there, when one
+/// of them was, or another CPU was in the way.
+#[inline(always)]
+pub(crate) fn open<T: OpeningTable>(
+    key: &FlowKey<T::Address>,
+    flow: impl FnOnce() -> Flow<T::Address>,
+    reply_key: &FlowKey<T::Address>,
+    reply: impl FnOnce() -> Flow<T::Address>,
+) -> Option<Place<T::Address>> {
+    draft_flow(row(T::DRAFT.get_ptr_mut(0))?, key, flow);
+    draft_flow(row(T::DRAFT.get_ptr_mut(1))?, reply_key, reply);
+    entry_at::<T>(T::insert_drafts()).map(place)
 }
 
 /// Puts a flow into its table, unless one other than `before` is there with its key; tells whether
@@ -221,7 +253,7 @@ fn place<A>(entry: &mut Entry<A>) -> Place<A> {
 
 /// Where the flow of `key` lies.
 #[inline(always)]
-fn locate<T: FlowTable>(key: &FlowKey<T::Address>) -> Position {
+pub(super) fn locate<T: FlowTable>(key: &FlowKey<T::Address>) -> Position {
     row(T::SOUGHT.get_ptr_mut(0)).map_or(Position::NONE, |sought| {
         *sought = T::Address::words(key);
         T::search()
@@ -244,7 +276,7 @@ fn search<T: FlowTable>() -> Position {
             let Some(entry) = entry::<T>(bucket, way) else {
                 break;
             };
-            if T::Address::words(&entry.key).as_ref() == sought.as_ref() {
+            if is_same(&T::Address::words(&entry.key), sought) {
                 return Position::new(bucket, way, tag);
             }
             matches = matches.rest();
@@ -253,140 +285,14 @@ fn search<T: FlowTable>() -> Position {
     Position::NONE
 }
 
-/// Writes the draft into its table, as `mode` has it.
 #[inline(always)]
-fn insert_draft<T: FlowTable>(mode: Mode) -> Position {
-    let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
-        return Position::NONE;
-    };
-    let home = Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size());
-    if !lock::<T>(&home) {
-        return Position::NONE;
-    }
-    let there = locate::<T>(&draft.key);
-    let mut position = there;
-    if let Some(entry) = entry_at::<T>(there) {
-        if mode == Mode::REPLACE || mode.0 == entry.flow.mark() {
-            // Another CPU may read half of it, of the same connection.
-            overwrite(entry, draft);
-        } else {
-            position = Position::NONE;
-        }
-    } else {
-        position = take_way::<T>(&home);
-        if let Some(entry) = entry_at::<T>(position) {
-            // The way is claimed, so nobody else reads or writes it.
-            overwrite(entry, draft);
-            publish::<T>(position);
-        }
-    }
-    unlock::<T>(&home);
-    position
-}
-
-/// Locks the first bucket of a flow.
-#[inline(always)]
-fn lock<T: FlowTable>(home: &Home) -> bool {
-    let Some(tags) = tags::<T>(home.buckets[0]) else {
-        return false;
-    };
-    for _ in 0..LOCK_ATTEMPTS {
-        let now = load(tags);
-        if now & Tags::LOCKED == 0 && swap(tags, now, now | Tags::LOCKED) {
-            return true;
-        }
-        pglb_pause();
-    }
-    false
-}
-
-#[inline(always)]
-fn unlock<T: FlowTable>(home: &Home) {
-    if let Some(tags) = tags::<T>(home.buckets[0]) {
-        // The highest bit: once more, and it is carried away.
-        add_last(tags, Tags::LOCKED);
-    }
-}
-
-/// Takes a way for a new flow, in the emptier bucket of its two.
-#[inline(always)]
-fn take_way<T: FlowTable>(home: &Home) -> Position {
-    let [first, second] = home.buckets;
-    let (Some(tags), Some(others)) = (tags::<T>(first), tags::<T>(second)) else {
-        return Position::NONE;
-    };
-    let (bucket, tags) = if Tags(load(tags)).free().count() >= Tags(load(others)).free().count() {
-        (first, tags)
-    } else {
-        (second, others)
-    };
-    for _ in 0..ATTEMPTS {
-        let now = Tags(load(tags));
-        let free = now.free().first();
-        let (way, then) = if free < WAYS {
-            (free, now)
-        } else if T::FORGETS {
-            now.oldest()
-        } else {
-            return Position::NONE;
-        };
-        if now.of(way) != Tags::CLAIMED && swap(tags, now.0, then.with(way, Tags::CLAIMED).0) {
-            return Position::new(bucket, way, home.tag);
-        }
-    }
-    Position::NONE
-}
-
-/// Makes the flow at a claimed position visible.
-#[inline(always)]
-fn publish<T: FlowTable>(position: Position) {
-    if let Some(tags) = tags::<T>(position.bucket()) {
-        let difference = (position.tag() - Tags::CLAIMED) << (position.way() * 8);
-        add_last(tags, difference);
-    }
-}
-
-/// Takes the flow out that is searched for; tells whether nobody else had.
-#[inline(always)]
-fn take_out<T: FlowTable>() -> bool {
-    let sought = T::SOUGHT.get(0);
-    sought.is_some_and(|sought| {
-        let home = Home::of(sought.as_ref(), seed(), T::size());
-        if !lock::<T>(&home) {
-            return false;
-        }
-        let is_out = free::<T>(T::search());
-        unlock::<T>(&home);
-        is_out
-    })
-}
-
-#[inline(always)]
-fn free<T: FlowTable>(position: Position) -> bool {
-    let Some(tags) = tags::<T>(position.bucket()) else {
-        return false;
-    };
-    let way = position.way();
-    for _ in 0..ATTEMPTS {
-        let now = Tags(load(tags));
-        if way >= WAYS || now.of(way) != position.tag() {
-            return false;
-        }
-        if swap(tags, now.0, now.with(way, Tags::FREE).0) {
-            return true;
-        }
-    }
-    false
-}
-
-#[inline(always)]
-fn tags<T: FlowTable>(bucket: u32) -> Option<&'static mut u64> {
+pub(super) fn tags<T: FlowTable>(bucket: u32) -> Option<&'static mut u64> {
     let page = row(T::TAGS.get_ptr_mut(bucket / PAGE_WORDS))?;
     page.get_mut((bucket % PAGE_WORDS) as usize)
 }
 
 #[inline(always)]
-fn entry_at<T: FlowTable>(position: Position) -> Option<&'static mut Entry<T::Address>> {
+pub(super) fn entry_at<T: FlowTable>(position: Position) -> Option<&'static mut Entry<T::Address>> {
     // The verifier must see the very number checked that is used, not one cut out again.
     entry::<T>(position.bucket(), core::hint::black_box(position.way()))
 }

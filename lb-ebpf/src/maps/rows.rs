@@ -117,6 +117,13 @@ pub(crate) fn next_hop_generation() -> u32 {
         .map_or(0, |gateway| gateway.next_hop_generation)
 }
 
+#[inline(always)]
+pub(crate) fn shares_next_hops() -> bool {
+    GATEWAY
+        .get(0)
+        .is_some_and(|gateway| gateway.shares_next_hops != 0)
+}
+
 /// Where the keys of tables are written.
 #[inline(always)]
 pub(crate) fn keys() -> Option<&'static mut Keys> {

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use lb_common::backend::Backend;
 use lb_common::choose::is_forgiven;
 use lb_common::family::{Address, Family, WideAddress};
-use lb_common::flow::{Flow, FlowKey, NextHop, Phase, Tick};
+use lb_common::flow::{Flow, FlowKey, MemberHop, NextHop, Phase, Tick};
 use lb_common::limits::{LINGER, MAX_BACKENDS, MAX_SERVICES, MAX_SLOTS, MAX_TRANSIENT_FLOWS};
 use lb_common::member::{BackendId, Member, Slot};
 use lb_common::service::{Access, Service, ServiceId, ServiceKey};
@@ -48,6 +48,8 @@ pub struct HostTables<F: Family> {
     /// The routing tables: the way to each address that they know whole. The generation of an
     /// entry does not matter; it is answered with the current one.
     pub next_hops: BTreeMap<F::Address, NextHop>,
+    /// Whether all packets to one receiver have the same next hop.
+    pub shares_next_hops: bool,
     /// The first and the last port that full-nat connections leave from.
     pub ports: (u16, u16),
     /// How many established flows there is room for; two make a connection.
@@ -61,6 +63,7 @@ pub struct HostTables<F: Family> {
     slot_tallies: RefCell<BTreeMap<Slot, Tally>>,
     backend_tallies: RefCell<BTreeMap<BackendId, Tally>>,
     suspects: RefCell<Vec<Slot>>,
+    member_hops: RefCell<BTreeMap<Slot, MemberHop>>,
     lookups: Cell<u64>,
 }
 
@@ -77,6 +80,7 @@ where
             rings: BTreeMap::new(),
             next_hop_generation: 1,
             next_hops: BTreeMap::new(),
+            shares_next_hops: false,
             ports: (1024, 32_767),
             established_size: usize::MAX,
             established: RefCell::default(),
@@ -88,6 +92,7 @@ where
             slot_tallies: RefCell::default(),
             backend_tallies: RefCell::default(),
             suspects: RefCell::default(),
+            member_hops: RefCell::default(),
             lookups: Cell::new(0),
         }
     }

@@ -58,6 +58,8 @@ pub struct Surroundings {
     pub trunks: BTreeMap<u32, Trunk>,
     /// The host's own address on the way to a backend, by the backend's.
     pub sources: BTreeMap<Address, Address>,
+    /// Whether all packets to one receiver go the same way, whoever sends them.
+    pub shares_next_hops: bool,
 }
 
 impl Surroundings {
@@ -69,6 +71,8 @@ impl Surroundings {
         Self {
             trunks: tables.trunks.clone(),
             sources: backends.map(source).collect(),
+            // There may be other rules since.
+            shares_next_hops: false,
         }
     }
 }

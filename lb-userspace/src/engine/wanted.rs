@@ -53,6 +53,7 @@ impl Engine {
                 first_port: self.config.gateway.full_nat_ports.first,
                 last_port: self.config.gateway.full_nat_ports.last,
                 seed: self.applied.gateway.seed,
+                shares_next_hops: self.surroundings.shares_next_hops.into(),
             },
             filter: self.applied.filter.clone(),
             trunks: self.surroundings.trunks.clone(),

@@ -6,6 +6,7 @@ pub mod changes;
 pub mod detail;
 mod interface;
 pub mod outgoing;
+mod rules;
 pub mod settings;
 pub mod vlans;
 
@@ -16,11 +17,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::{AddressMessageBuilder, Handle};
+use rtnetlink::{AddressMessageBuilder, Handle, IpVersion};
 use tokio::task::JoinHandle;
 
 pub use self::interface::{Interface, InterfaceAddress, XdpPlace, XdpProgram};
 use self::interface::{mark_as_vip, read_interface};
+use self::rules::is_selective;
 use self::settings::Setting;
 use self::vlans::{Vlan, read_vlans};
 
@@ -79,6 +81,24 @@ impl Network {
     /// Every VLAN device by its number in the kernel, and what it stands for.
     pub async fn vlans(&self) -> Result<BTreeMap<u32, Vlan>> {
         Ok(read_vlans(&self.links().await?))
+    }
+
+    /// Whether all packets to one receiver go the same way, whoever sends them.
+    pub async fn routes_by_receiver(&self) -> Result<bool> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let rules: Vec<_> = self
+                .handle
+                .rule()
+                .get(version)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|error| explain(error, "reading the policy rules"))?;
+            if rules.iter().any(is_selective) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn links(&self) -> Result<Vec<LinkMessage>> {

@@ -22,8 +22,8 @@ pub fn check_ports(config: &Config) -> Result<()> {
     config::refuse_shared_ports(config, kernel).map_err(anyhow::Error::msg)
 }
 
-/// Looks at VLAN devices, and at the host's own addresses towards the backends of full-nat
-/// services.
+/// Looks at VLAN devices, at policy rules, and at the host's own addresses towards the backends of
+/// full-nat services.
 pub async fn look_round(network: &Network, config: &Config) -> Surroundings {
     let trunks = match read_trunks(network).await {
         Ok(trunks) => trunks,
@@ -40,9 +40,14 @@ pub async fn look_round(network: &Network, config: &Config) -> Surroundings {
     let backends = clusters.flat_map(|cluster| &cluster.backends);
     let source = |address| source_address(address).map(|source| (address.ip(), source));
     let sources = backends.filter_map(|backend| source(backend.address));
+    let shares_next_hops = network.routes_by_receiver().await.unwrap_or_else(|error| {
+        warn!("cannot read the policy rules: {error:#}");
+        false
+    });
     Surroundings {
         trunks,
         sources: sources.collect(),
+        shares_next_hops,
     }
 }
 

@@ -11,4 +11,5 @@ mod opening;
 mod refusing;
 mod rewriting;
 mod site;
+mod ways;
 mod world;

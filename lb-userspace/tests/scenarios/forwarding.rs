@@ -149,6 +149,7 @@ fn surroundings(site: &Site, last: u8) -> Surroundings {
         sources: ["pg1", "pg2"]
             .map(|name| (site.address(name).ip(), source))
             .into(),
+        shares_next_hops: false,
     }
 }
 
@@ -202,6 +203,28 @@ fn connections_through_full_nat_are_listed_with_the_gateways_end() {
     let ends = reports.iter().map(|it| (it.client, it.gateway));
     let [client, gateway] = ["10.71.1.1:1", "10.72.255.1:1"].map(|it| it.parse().unwrap());
     assert_eq!(ends.collect::<Vec<_>>(), [(client, Some(gateway))]);
+}
+
+#[test]
+fn next_hops_are_shared_while_no_rule_is_known_to_look_at_the_sender() {
+    let site = site(&["forwarding=nat"]);
+    let mut world = World::new(site.config(), of_three(&site));
+    assert_eq!(world.kernel.gateway.shares_next_hops, 0, "nothing is known");
+    for shares_next_hops in [true, false, true] {
+        world.step(Event::NextHopsChanged(Surroundings {
+            shares_next_hops,
+            ..surroundings(&site, 1)
+        }));
+        assert_eq!(
+            world.kernel.gateway.shares_next_hops,
+            u32::from(shares_next_hops)
+        );
+    }
+    world.restart(site.config());
+    assert_eq!(
+        world.kernel.gateway.shares_next_hops, 0,
+        "rules may have come"
+    );
 }
 
 /// A controller that has not looked round yet leaves connections the address that they come from.

@@ -323,6 +323,7 @@ impl Program {
             next_hop_generation: wanted.next_hop_generation,
             first_port: wanted.ports.0,
             last_port: wanted.ports.1,
+            shares_next_hops: wanted.shares_next_hops.into(),
         })?;
         let either = |address: F::Address| ip(address.widen());
         let mut filter: BTreeMap<u32, u64> = BTreeMap::new();

@@ -121,6 +121,24 @@ where
         is_free
     }
 
+    fn open(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+        reply_key: &FlowKey<F::Address>,
+        reply: impl FnOnce() -> Flow<F::Address>,
+    ) -> Option<Self::Found> {
+        let mut transient = self.transient.borrow_mut();
+        let is_new = transient.find(key).is_none() && transient.find(reply_key).is_none();
+        drop(transient);
+        if !is_new {
+            return None;
+        }
+        let found = Tables::<F>::remember(self, key, flow);
+        Tables::<F>::remember(self, reply_key, reply);
+        found
+    }
+
     fn forget(&self, key: &FlowKey<F::Address>) -> bool {
         self.transient.borrow_mut().remove(key)
     }
@@ -270,6 +288,29 @@ where
         if next_hop.interface != 0 {
             next_hop.generation = self.next_hop_generation;
         }
+    }
+
+    fn shares_next_hops(&self) -> bool {
+        self.shares_next_hops
+    }
+
+    fn reuse_next_hop(&self, flow: Self::Found, now: Tick) -> bool {
+        let kept = self.member_hops.borrow().get(&flow.slot).copied();
+        let kept = kept.filter(|it| it.is_current(flow.generation, self.next_hop_generation, now));
+        if let Some(kept) = kept {
+            Tables::<F>::note_next_hop(self, flow, kept.next_hop);
+        }
+        kept.is_some()
+    }
+
+    fn keep_next_hop(&self, flow: Self::Found, now: Tick) {
+        let flow = Tables::<F>::reread(self, flow);
+        let kept = MemberHop {
+            next_hop: flow.next_hop,
+            generation: flow.generation,
+            found: now,
+        };
+        self.member_hops.borrow_mut().insert(flow.slot, kept);
     }
 
     /// Nothing is put together on the host's way here.

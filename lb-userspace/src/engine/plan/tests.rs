@@ -100,7 +100,7 @@ prop_compose! {
             (key(id), row.holding(is_holding).restricted(otherwise))
         };
         KernelTables {
-            gateway: Gateway { layout: 1, next_hop_generation, first_port, last_port: 9, seed: 7 },
+            gateway: Gateway { layout: 1, next_hop_generation, first_port, last_port: 9, seed: 7, shares_next_hops: 1 },
             filter,
             trunks,
             vips,

@@ -99,6 +99,36 @@ fn an_interface_is_read_with_all_that_belongs_to_it() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_rule_that_looks_at_more_than_the_receiver_is_seen() {
+    with_own_network(|| async {
+        let network = Network::open().unwrap();
+        assert!(network.routes_by_receiver().await.unwrap());
+        for (rule, by_receiver) in [
+            ("to 192.0.2.0/24 lookup 100", true),
+            ("lookup 100", true),
+            ("from 192.0.2.0/24 lookup 100", false),
+            ("not from 192.0.2.0/24 lookup 100", false),
+            ("iif lo lookup 100", false),
+            ("fwmark 7 lookup 100", false),
+            ("tos 0x10 lookup 100", false),
+            ("ipproto tcp dport 5432 lookup 100", false),
+        ] {
+            for family in ["-4", "-6"] {
+                let rule = match family {
+                    "-4" => rule.to_owned(),
+                    _ => rule.replace("192.0.2.0/24", "2001:db8:9::/48"),
+                };
+                ip(&format!("{family} rule add {rule}"));
+                let is_seen = network.routes_by_receiver().await.unwrap();
+                assert_eq!(is_seen, by_receiver, "{family} {rule}");
+                ip(&format!("{family} rule del {rule}"));
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_vip_is_added_once_known_again_and_removed() {
     check_vip("10.71.0.100", "10.71.0.1/24", "10.71.0.100/32");
     check_vip(

@@ -1,0 +1,58 @@
+//! The way of a packet whose flow does not know it, or knew it before routes changed.
+
+use super::{Arrival, Decision, forward};
+use crate::family::Family;
+use crate::flow::{Direction, NextHop};
+use crate::service::Forwarding;
+use crate::tables::Tables;
+
+impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
+    /// Sends the packet on as one of `flow`, which stays as it is.
+    #[inline(always)]
+    pub(super) fn pass_on(&mut self, flow: T::Found) -> Decision {
+        if flow.next_hop.generation == self.tables.next_hop_generation() {
+            self.send_on(flow)
+        } else {
+            self.find_way(flow)
+        }
+    }
+
+    #[inline(never)]
+    fn send_on(&mut self, flow: T::Found) -> Decision {
+        Decision::of(forward(self.tables, self.packet, &flow, &flow.next_hop))
+    }
+
+    /// Sends a packet on whose way is not known, or may have changed.
+    #[inline(never)]
+    pub(super) fn find_way(&mut self, flow: T::Found) -> Decision {
+        self.look_up(flow);
+        self.send_on(self.tables.reread(flow))
+    }
+
+    /// Finds the next hop of the flow's packets, as the routing tables have it now.
+    #[inline(never)]
+    fn look_up(&self, flow: T::Found) {
+        let is_shared = flow.direction() == Direction::ToBackend && self.tables.shares_next_hops();
+        if is_shared && self.tables.reuse_next_hop(flow, self.now) {
+            return;
+        }
+        let mut receiver = flow.leaving.destination;
+        if flow.forwarding() == Forwarding::Dsr
+            && let Some(backend) = self.endpoint(flow.slot)
+        {
+            receiver = backend.address;
+        }
+        let mut next_hop = NextHop::default();
+        self.tables
+            .find_next_hop(flow.leaving.source, receiver, &mut next_hop);
+        // A router would send the packet to the VIP, back to here.
+        if flow.forwarding() == Forwarding::Dsr && next_hop.is_router() {
+            next_hop.interface = 0;
+        }
+        self.tables.note_next_hop(flow, next_hop);
+        // Routers may share the work by whose packets they are (ECMP).
+        if is_shared && !next_hop.is_router() {
+            self.tables.keep_next_hop(flow, self.now);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! How flows are put into their tables and taken out, and how the CPUs agree about that.
+//!
+//! A way belongs to whoever has put [`Tags::CLAIMED`] into its byte by compare-and-swap; the flow is
+//! written, and only then its tag, which makes it visible.
+//!
+//! One CPU at a time changes what there is of a key: the one that has the first of its two buckets,
+//! because it has claimed a way of it (`claim_home`: for a new flow, the common case, that is all) or
+//! has set [`Tags::LOCKED`] in it. Nobody waits for a bucket while it has a way that is claimed.
+
+use lb_common::flow_table::{Entry, Home, Keyed, Tags, WAYS};
+
+use super::flows::{FlowTable, entry_at, locate, tags};
+use super::global::pglb_pause;
+use super::position::{Mode, Position};
+use super::*;
+
+/// A word of tags is tried to be changed so often while other CPUs change it.
+const ATTEMPTS: u32 = 8;
+/// A lock is tried to be taken so often: for 100 microseconds, far longer than it is held.
+const LOCK_ATTEMPTS: u32 = 256;
+
+/// Writes the draft into its table, as `mode` has it.
+#[inline(always)]
+pub(super) fn insert_draft<T: FlowTable>(mode: Mode) -> Position {
+    let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
+        return Position::NONE;
+    };
+    let home = Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size());
+    let claimed = claim_home::<T>(home.buckets[0], home.buckets[1], home.tag);
+    if let Some(entry) = entry_at::<T>(claimed) {
+        overwrite(entry, draft);
+        publish::<T>(claimed);
+        return claimed;
+    }
+    if !lock::<T>(&home) {
+        return Position::NONE;
+    }
+    let position = put::<T>(draft, &home, mode);
+    unlock::<T>(&home);
+    position
+}
+
+/// Writes both drafts, those of a new connection, into a table that has neither of them, if no other
+/// CPU is in the way; tells where the first one is. Both ways are claimed before either flow is
+/// written, because an atomic instruction waits for all stores before it.
+#[inline(always)]
+pub(super) fn insert_both<T: FlowTable>() -> Position {
+    let (Some(draft), Some(other)) = (row(T::DRAFT.get_ptr_mut(0)), row(T::DRAFT.get_ptr_mut(1)))
+    else {
+        return Position::NONE;
+    };
+    let claimed = claim_for::<T>(draft);
+    let other_claimed = claim_for::<T>(other);
+    let (Some(entry), Some(other_entry)) = (entry_at::<T>(claimed), entry_at::<T>(other_claimed))
+    else {
+        give_back::<T>(claimed);
+        give_back::<T>(other_claimed);
+        return Position::NONE;
+    };
+    overwrite(entry, draft);
+    overwrite(other_entry, other);
+    publish::<T>(claimed);
+    publish::<T>(other_claimed);
+    claimed
+}
+
+#[inline(never)]
+fn claim_for<T: FlowTable>(draft: &Entry<T::Address>) -> Position {
+    let home = Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size());
+    claim_home::<T>(home.buckets[0], home.buckets[1], home.tag)
+}
+
+/// Writes the draft where its flow lies, or into a way of either bucket.
+#[inline(always)]
+fn put<T: FlowTable>(draft: &Entry<T::Address>, home: &Home, mode: Mode) -> Position {
+    let there = locate::<T>(&draft.key);
+    if let Some(entry) = entry_at::<T>(there) {
+        if mode != Mode::REPLACE && mode.0 != entry.flow.mark() {
+            return Position::NONE;
+        }
+        // Another CPU may read half of it, of the same connection.
+        overwrite(entry, draft);
+        return there;
+    }
+    let position = take_way::<T>(home);
+    if let Some(entry) = entry_at::<T>(position) {
+        // The way is claimed, so nobody else reads or writes it.
+        overwrite(entry, draft);
+        publish::<T>(position);
+    }
+    position
+}
+
+/// Claims a way of the first bucket of a new flow, if it has more room than the second one and nobody
+/// is quicker.
+#[inline(never)]
+fn claim_home<T: FlowTable>(first: u32, second: u32, tag: u64) -> Position {
+    let (Some(tags), Some(others)) = (tags::<T>(first), tags::<T>(second)) else {
+        return Position::NONE;
+    };
+    let (now, other) = (Tags(load(tags)), Tags(load(others)));
+    let (way, then) = now.claim(T::FORGETS);
+    let may_be_there = now.has(tag) || other.has(tag);
+    if now.is_taken() || way >= WAYS || may_be_there || !now.is_as_roomy_as(other) {
+        return Position::NONE;
+    }
+    if !swap(tags, now.0, then.0) {
+        return Position::NONE;
+    }
+    if Tags(load(others)).has(tag) {
+        // Another CPU has put the flow there before this one had the bucket.
+        write_last(tags, way, Tags::CLAIMED, Tags::FREE);
+        return Position::NONE;
+    }
+    Position::new(first, way, tag)
+}
+
+/// Gives back what [`claim_home`] took.
+#[inline(always)]
+fn give_back<T: FlowTable>(position: Position) {
+    if position != Position::NONE
+        && let Some(tags) = tags::<T>(position.bucket())
+    {
+        write_last(tags, position.way(), Tags::CLAIMED, Tags::FREE);
+    }
+}
+
+/// Locks the first bucket of a flow.
+#[inline(always)]
+fn lock<T: FlowTable>(home: &Home) -> bool {
+    let Some(tags) = tags::<T>(home.buckets[0]) else {
+        return false;
+    };
+    for _ in 0..LOCK_ATTEMPTS {
+        let now = load(tags);
+        if !Tags(now).is_taken() && swap(tags, now, now | Tags::LOCKED) {
+            return true;
+        }
+        pglb_pause();
+    }
+    false
+}
+
+#[inline(always)]
+fn unlock<T: FlowTable>(home: &Home) {
+    if let Some(tags) = tags::<T>(home.buckets[0]) {
+        // The highest bit: once more, and it is carried away.
+        add_last(tags, Tags::LOCKED);
+    }
+}
+
+/// Takes a way for a new flow, in the emptier bucket of its two.
+#[inline(always)]
+fn take_way<T: FlowTable>(home: &Home) -> Position {
+    let [first, second] = home.buckets;
+    let (Some(tags), Some(others)) = (tags::<T>(first), tags::<T>(second)) else {
+        return Position::NONE;
+    };
+    let (bucket, tags) = if Tags(load(tags)).is_as_roomy_as(Tags(load(others))) {
+        (first, tags)
+    } else {
+        (second, others)
+    };
+    for _ in 0..ATTEMPTS {
+        let now = Tags(load(tags));
+        let (way, then) = now.claim(T::FORGETS);
+        if way < WAYS && swap(tags, now.0, then.0) {
+            return Position::new(bucket, way, home.tag);
+        }
+    }
+    Position::NONE
+}
+
+/// Makes the flow at a claimed position visible.
+#[inline(always)]
+fn publish<T: FlowTable>(position: Position) {
+    if let Some(tags) = tags::<T>(position.bucket()) {
+        write_last(tags, position.way(), Tags::CLAIMED, position.tag());
+    }
+}
+
+/// Takes the flow out that is searched for; tells whether nobody else had.
+#[inline(always)]
+pub(super) fn take_out<T: FlowTable>() -> bool {
+    let sought = T::SOUGHT.get(0);
+    sought.is_some_and(|sought| {
+        let home = Home::of(sought.as_ref(), seed(), T::size());
+        if !lock::<T>(&home) {
+            return false;
+        }
+        let is_out = free::<T>(T::search());
+        unlock::<T>(&home);
+        is_out
+    })
+}
+
+#[inline(always)]
+fn free<T: FlowTable>(position: Position) -> bool {
+    let Some(tags) = tags::<T>(position.bucket()) else {
+        return false;
+    };
+    let way = position.way();
+    for _ in 0..ATTEMPTS {
+        let now = Tags(load(tags));
+        if way >= WAYS || now.of(way) != position.tag() {
+            return false;
+        }
+        if swap(tags, now.0, now.with(way, Tags::FREE).0) {
+            return true;
+        }
+    }
+    false
+}
