@@ -8,6 +8,7 @@
 mod program;
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -134,10 +135,16 @@ const ENDINGS: [&[Step]; 4] = [
     &[Step::BackendRst],
 ];
 
+/// What the client's answer to the SYN-ACK meets: what the backend says next, or the client's own SYN,
+/// which was thought to be lost and sent again.
+const OPENINGS: [[Option<Step>; 2]; 2] = [
+    [Some(Step::Ack), Some(Step::Answer)],
+    [Some(Step::Ack), Some(Step::Syn)],
+];
+
 /// What two CPUs run at the same moment, one packet of each end; none where a CPU has to wait for
 /// the other.
-const CROSSINGS: [[Option<Step>; 2]; 4] = [
-    [Some(Step::Ack), Some(Step::Answer)],
+const CROSSINGS: [[Option<Step>; 2]; 3] = [
     // The ends go on after a forged RST.
     [Some(Step::ClientRst), None],
     [Some(Step::Data), Some(Step::Answer)],
@@ -174,8 +181,9 @@ fn cross<F: Surveyed>(program: &mut Program, forwarding: Forwarding) -> Result<(
                 site.runner.run(&connection.frame::<F>(Step::SynAck))?;
             }
             site.together(|runner, cpu, meeting| {
-                for connection in &connections {
-                    for steps in CROSSINGS {
+                for (number, connection) in connections.iter().enumerate() {
+                    let opening = OPENINGS[(number + usize::from(round)) % OPENINGS.len()];
+                    for steps in iter::once(opening).chain(CROSSINGS) {
                         meeting.meet()?;
                         if let Some(step) = steps[cpu] {
                             runner.run(&connection.frame::<F>(step))?;

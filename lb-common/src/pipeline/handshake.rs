@@ -122,7 +122,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Phase::SynSent if self.now.since(flow.last_seen) < SYN_DUPLICATE.0 => {
                 return self.pass_on(flow);
             }
-            Phase::SynReceived => return self.pass_on(flow),
+            // The backend answers it, or takes it for a duplicate. `Established` is what another CPU is
+            // moving just now.
+            Phase::SynReceived | Phase::Established => return self.pass_on(flow),
             Phase::SynSent => {
                 self.tables.suspect(flow.slot);
                 flow.memo | flow.slot.bit()
@@ -132,7 +134,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 self.tables.suspect(flow.slot);
                 flow.slot.bit()
             }
-            Phase::Established | Phase::Ended | Phase::Reset => 0,
+            Phase::Ended | Phase::Reset => 0,
         };
         if matches!(flow.phase(), Phase::SynSent | Phase::Refused) {
             self.tables.count(flow.slot, Milestone::HalfClosed);
