@@ -48,7 +48,9 @@ impl Flood {
                 let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(0);
                 let due = millis * u64::from(rate) / 1000;
                 for number in counter.load(Ordering::Relaxed)..due {
-                    let frame = Segment::syn(source(number), target).bytes();
+                    let frame = Segment::syn(source(number), target)
+                        .sequence(sequence(number))
+                        .bytes();
                     // A full queue loses a SYN, as any flood does.
                     let _ = sendto(&socket, &frame[ETHERNET..], SendFlags::empty(), &target);
                 }
@@ -144,4 +146,11 @@ fn source(number: u64) -> SocketAddrV4 {
         Ipv4Addr::new(first, second, third, fourth),
         u16::try_from(port).unwrap_or(u16::MAX),
     )
+}
+
+/// The sequence number of a SYN: another one each time, as real floods have it. A backend takes a
+/// SYN with the one that it knows for a retransmission.
+fn sequence(number: u64) -> u32 {
+    let [.., a, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
