@@ -41,8 +41,8 @@ impl Choice {
     pub const NONE: Self = Self((Standing::Ineligible as u64) << Self::STANDING_SHIFT);
 
     #[inline(always)]
-    fn new(standing: Standing, active: u64, weight: u16, slot: Slot) -> Self {
-        let load = active.saturating_mul(Self::PARTS) / u64::from(weight).max(1);
+    fn new(standing: Standing, load: &Load, weight: u16, slot: Slot) -> Self {
+        let load = load.weighed(weight, Self::PARTS);
         let load = load.min(Self::MOST_LOAD) << Self::LOAD_SHIFT;
         Self((standing as u64) << Self::STANDING_SHIFT | load | u64::from(slot.0))
     }
@@ -192,7 +192,7 @@ pub fn consider<F: Family, T: Tables<F>>(tables: &T, slot: Slot, tried: u32) -> 
         Standing::Good
     };
     let load = Load::of(&tally, member.half_reaped, member.reaped);
-    Choice::new(standing, load.active(), member.weight, slot)
+    Choice::new(standing, &load, member.weight, slot)
 }
 
 /// The turns that the member in a slot has had since its service was last reshaped, for its
@@ -230,10 +230,11 @@ pub fn has_room<F: Family, T: Tables<F>>(tables: &T, id: BackendId) -> bool {
     };
     let load = Load::of(&tally, backend.half_reaped, backend.reaped);
     // Half-open connections take no room in the table of the established ones.
+    let most = u64::from(backend.max_connections);
     let taken = if id == BackendId::GATEWAY {
         load.established
     } else {
-        load.active()
+        load.taken(most)
     };
-    taken < u64::from(backend.max_connections)
+    taken < most
 }

@@ -64,8 +64,15 @@ pub const ANSWER_WINDOW: u32 = 65_536;
 pub const FILTER_WORDS: u32 = 2_048;
 
 /// More half-open connections than this towards one backend are a flood, not a rush of clients:
-/// they no longer count as load, so that spoofed SYNs cannot make a backend look full.
+/// they are no longer shown as its connections.
 pub const HALF_OPEN_FLOOD: u64 = 1_024;
+
+/// Half-open connections that weigh as much as established ones, for each unit of a member's
+/// weight: 1,000 with the default weight.
+pub const HALF_OPEN_RUSH: u64 = 10;
+
+/// So many half-open connections beyond [`HALF_OPEN_RUSH`] weigh as much as one. A power of two.
+pub const HALF_OPEN_DISCOUNT: u64 = 64;
 
 /// A SYN repeated sooner than this is a duplicate from the network and keeps its backend; one
 /// repeated later is a retransmission (RFC 6298: the first after 1 s) and tries another. 201 ms.

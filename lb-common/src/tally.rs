@@ -4,7 +4,7 @@
 //! the kernel counts what it sees, the controller counts (in [`crate::member::Member`] and
 //! [`crate::backend::Backend`]) what it ended itself or found gone.
 
-use crate::limits::HALF_OPEN_FLOOD;
+use crate::limits::{HALF_OPEN_DISCOUNT, HALF_OPEN_FLOOD, HALF_OPEN_RUSH};
 
 /// What the kernel has counted for a slot or a backend, since the tables were made.
 #[repr(C)]
@@ -75,14 +75,43 @@ impl Load {
         }
     }
 
-    /// Connections that weigh on the backend: half-open ones included, unless there are so many
-    /// that they can only be a flood.
+    /// The connections to show: half-open ones included, unless there are so many that they can
+    /// only be a flood.
     #[inline(always)]
     pub fn active(&self) -> u64 {
-        if self.half_open > HALF_OPEN_FLOOD {
+        if self.is_flooded() {
             self.established
         } else {
             self.established + self.half_open
         }
+    }
+
+    /// Whether there are more half-open connections than a rush of clients makes.
+    #[inline(always)]
+    pub fn is_flooded(&self) -> bool {
+        self.half_open > HALF_OPEN_FLOOD
+    }
+
+    /// How the connections weigh on a member of this weight, in parts of one connection for each
+    /// unit of weight; `parts` make one.
+    ///
+    /// A half-open one weighs as much as an established one, up to [`HALF_OPEN_RUSH`], and little
+    /// beyond that: a flood can make a member look as loaded as a rush of clients does, and not
+    /// much more. But it never weighs nothing, or all of the flood would go where most of it is.
+    #[inline(always)]
+    pub fn weighed(&self, weight: u16, parts: u64) -> u64 {
+        let weight = u64::from(weight).max(1);
+        let rush = self.half_open.min(weight * HALF_OPEN_RUSH);
+        let flood = self.half_open - rush;
+        let whole = (self.established + rush).saturating_mul(parts);
+        let rest = flood.saturating_mul(parts / HALF_OPEN_DISCOUNT);
+        whole.saturating_add(rest) / weight
+    }
+
+    /// How many of a backend's `most` connections are taken: half-open ones take a quarter at the
+    /// most, so that spoofed SYNs alone never make it full.
+    #[inline(always)]
+    pub fn taken(&self, most: u64) -> u64 {
+        self.established + self.half_open.min(most.div_ceil(4))
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
+use lb_common::limits::{HALF_OPEN_DISCOUNT, HALF_OPEN_RUSH};
 use lb_common::member::Slot;
 use lb_common::service::{Algorithm, ServiceId};
+use lb_common::tally::Load;
 use pglb_tests::packets::Segment;
 use proptest::prelude::*;
 
@@ -86,6 +88,37 @@ fn least_connections_counts_half_open_ones() {
         (world.load(slot(0, 0)), world.load(slot(0, 1))),
         ((5, 0), (5, 0))
     );
+}
+
+#[test]
+fn least_connections_spreads_a_flood_over_all_members() {
+    let mut world = World::with(Algorithm::LeastConnections, &[100, 100, 200]);
+    // Each has more than a rush of clients makes, and one a few connections more.
+    (0..8).for_each(|number| _ = world.establish(visitor(number), vip(0)));
+    world.member(slot(0, 1)).reaped = 2;
+    (100..16_100).for_each(|number| _ = world.open(visitor(number), vip(0)));
+    let given = [0, 1, 2].map(|index| world.load(slot(0, index)).0);
+    for (half_open, expected) in given.into_iter().zip([4_000, 4_000, 8_000]) {
+        let margin = 3 * HALF_OPEN_DISCOUNT;
+        assert!(half_open.abs_diff(expected) <= margin, "{given:?}");
+    }
+}
+
+#[test]
+fn spoofed_syns_alone_do_not_make_a_backend_full() {
+    for half_open in [0, 1, 10, 1_000, 1_000_000] {
+        let load = Load {
+            half_open,
+            established: 299,
+            given: 0,
+        };
+        assert!(load.taken(401) < 401, "{half_open} half-open ones");
+        let nearly = Load {
+            established: 399,
+            ..load
+        };
+        assert_eq!(nearly.taken(401) < 401, half_open < 2, "a rush does");
+    }
 }
 
 #[test]
@@ -240,6 +273,29 @@ proptest! {
             prop_assert!(may_serve(index), "index {} of {:?}", index, members);
             prop_assert!(!is_suspect(index) || !is_good_possible, "index {} of {:?}", index, members);
         }
+    }
+
+    /// More half-open connections weigh more, without a step up or down, in shares of the weight;
+    /// and those of a flood weigh little.
+    #[test]
+    fn half_open_connections_weigh_more_the_more_they_are(
+        established in 0_u64..100_000,
+        half_open in 0_u64..2_000_000,
+        weight in 1_u16..=1_000,
+    ) {
+        const PARTS: u64 = 1 << 16;
+        let load = |established, half_open| Load { half_open, established, given: 0 };
+        let weighed = |load: Load| load.weighed(weight, PARTS);
+        let here = weighed(load(established, half_open));
+        let one = PARTS / u64::from(weight) + 1;
+        let more = weighed(load(established, half_open + 1));
+        prop_assert!(more >= here && more - here <= one, "{here} and {more}");
+        prop_assert!(weighed(load(established, half_open + 2_000)) > here);
+        prop_assert!(weighed(load(established + 1, half_open)) - here + 1 >= one - 1);
+        let most = u64::from(weight) * HALF_OPEN_RUSH + half_open / HALF_OPEN_DISCOUNT + 1;
+        prop_assert!(here <= weighed(load(established + most, 0)));
+        let double = load(2 * established, 2 * half_open).weighed(2 * weight, PARTS);
+        prop_assert!(double.abs_diff(here) <= 1, "twice the weight, twice the share: {here} and {double}");
     }
 
     /// Held open, no member is ever more than one connection away from its share.
