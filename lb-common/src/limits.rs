@@ -64,7 +64,7 @@ pub const ANSWER_WINDOW: u32 = 65_536;
 pub const FILTER_WORDS: u32 = 2_048;
 
 /// More half-open connections than this towards one backend are a flood, not a rush of clients:
-/// they are no longer shown as its connections.
+/// they are no longer shown as its connections, and full-nat looks to the age of its ports.
 pub const HALF_OPEN_FLOOD: u64 = 1_024;
 
 /// Half-open connections that weigh as much as established ones, for each unit of a member's

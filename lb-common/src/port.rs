@@ -6,10 +6,11 @@ use crate::limits::{LAST_WORDS, PORT_ATTEMPTS};
 use crate::member::Slot;
 use crate::service::Forwarding;
 use crate::tables::Tables;
+use crate::tally::Load;
 
 /// Takes a port of the gateway for the connection whose client sends as `key`, to the member in
 /// `slot`, and writes the flow of its replies; 0 when there is none. The client's own
-/// port is taken when it is free.
+/// port is taken when it is free, unless the backend is [flooded](Load::is_flooded).
 #[inline(always)]
 pub fn take_port<F: Family, T: Tables<F>>(
     tables: &T,
@@ -22,9 +23,12 @@ pub fn take_port<F: Family, T: Tables<F>>(
     let ports = u32::from(last).saturating_sub(u32::from(first)) + 1;
     // Mixed by itself first: neighbours with neighbouring ports must not all try the same few.
     let seed = key.source.mix(mix(0, u32::from(own)));
+    let turn = turn_of_ports(tables, slot);
     for attempt in 0..PORT_ATTEMPTS {
         #[expect(clippy::cast_possible_truncation, reason = "at most `last`")]
-        let port = if attempt == 0 && (first..=last).contains(&own) {
+        let port = if attempt == 0 && turn != NO_TURN {
+            (u32::from(first) + turn % ports) as u16
+        } else if attempt == 0 && (first..=last).contains(&own) {
             own
         } else {
             (u32::from(first) + mix(seed, attempt) % ports) as u16
@@ -35,6 +39,39 @@ pub fn take_port<F: Family, T: Tables<F>>(
     }
     0
 }
+
+/// Whose turn it is among the ports towards a flooded backend; [`NO_TURN`] towards another.
+///
+/// A backend remembers the half-open connections of a flood long after they were pushed out here,
+/// and a SYN that meets one of them is not answered by SYN-ACK. So the port comes next that was
+/// used longest ago: until then the backend has repeated its SYN-ACK, which nobody took, and been
+/// told by RST to forget it; or it at least answers again, by a challenge ACK, which has the client
+/// send its SYN once more (Linux makes such an answer twice a second for each connection).
+#[inline(never)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the lower bits take turns as well"
+)]
+fn turn_of_ports<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u32 {
+    let Some(member) = tables.member(slot) else {
+        return NO_TURN;
+    };
+    let (Some(backend), Some(tally)) = (
+        tables.backend(member.backend),
+        tables.backend_tally(member.backend),
+    ) else {
+        return NO_TURN;
+    };
+    let load = Load::of(&tally, backend.half_reaped, backend.reaped);
+    if load.is_flooded() {
+        load.given as u32 & !NO_TURN
+    } else {
+        NO_TURN
+    }
+}
+
+/// No port has its turn.
+const NO_TURN: u32 = 1 << 31;
 
 /// Takes one port, if no connection to the same backend has it.
 #[inline(never)]

@@ -2,10 +2,12 @@
 
 use lb_common::family::{Address, V4, V6};
 use lb_common::flow::Phase;
-use lb_common::limits::{LAST_WORDS, LINGER};
+use lb_common::limits::{HALF_OPEN_FLOOD, LAST_WORDS, LINGER};
+use lb_common::member::BackendId;
 use lb_common::reason::Reason;
 use lb_common::service::{Access, Forwarding, ServiceId};
 use lb_common::source::SourceKey;
+use lb_common::tally::Tally;
 use pglb_tests::packets::{ACK, FIN, RST, SYN};
 use proptest::prelude::*;
 
@@ -86,6 +88,37 @@ fn neighbours_find_ports<F: Kind>() {
 fn neighbours_do_not_all_try_the_same_ports() {
     neighbours_find_ports::<V4>();
     neighbours_find_ports::<V6>();
+}
+
+/// Has the backend counted so many half-open connections that they can only be a flood.
+fn flood<F: Kind>(site: &mut Site<F>) {
+    let tally = Tally {
+        half_opened: HALF_OPEN_FLOOD + 1,
+        ..Tally::default()
+    };
+    site.tables.set_backend_tally(BackendId(1), tally);
+}
+
+fn ports_take_turns<F: Kind>() {
+    let mut site = Site::<F>::new(Forwarding::FullNat);
+    site.tables.ports = (2_000, 2_099);
+    let open = |site: &Site<F>, host| {
+        let reached = site.open((host, 2_099 - 2 * host));
+        reached.map(|it| u16::from_be_bytes(it.key.source_port))
+    };
+    assert_eq!(open(&site, 0), Ok(2_099), "the client's own");
+    flood(&mut site);
+    let turn = u16::try_from((HALF_OPEN_FLOOD + 1) % 100).unwrap();
+    for host in 1..20 {
+        let port = 2_000 + (turn + host - 1) % 100;
+        assert_eq!(open(&site, host), Ok(port), "the one used longest ago");
+    }
+}
+
+#[test]
+fn full_nat_ports_take_turns_under_a_flood() {
+    ports_take_turns::<V4>();
+    ports_take_turns::<V6>();
 }
 
 fn a_port_lingers<F: Kind>(is_backend_first: bool) {
