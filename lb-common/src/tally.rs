@@ -108,10 +108,15 @@ impl Load {
         whole.saturating_add(rest) / weight
     }
 
-    /// How many of a backend's `most` connections are taken: half-open ones take a quarter at the
-    /// most, so that spoofed SYNs alone never make it full.
+    /// How many of a backend's `most` connections are taken: all of a rush, so that many clients at
+    /// the same moment do not exceed the limit; but a flood takes a quarter of them at the most.
     #[inline(always)]
     pub fn taken(&self, most: u64) -> u64 {
-        self.established + self.half_open.min(most.div_ceil(4))
+        let half_open = if self.is_flooded() {
+            self.half_open.min(most.div_ceil(4))
+        } else {
+            self.half_open
+        };
+        self.established + half_open
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
-use lb_common::limits::{HALF_OPEN_DISCOUNT, HALF_OPEN_RUSH};
+use lb_common::limits::{HALF_OPEN_DISCOUNT, HALF_OPEN_FLOOD, HALF_OPEN_RUSH};
 use lb_common::member::Slot;
 use lb_common::service::{Algorithm, ServiceId};
 use lb_common::tally::Load;
@@ -105,19 +105,18 @@ fn least_connections_spreads_a_flood_over_all_members() {
 }
 
 #[test]
-fn spoofed_syns_alone_do_not_make_a_backend_full() {
-    for half_open in [0, 1, 10, 1_000, 1_000_000] {
-        let load = Load {
-            half_open,
-            established: 299,
-            given: 0,
-        };
-        assert!(load.taken(401) < 401, "{half_open} half-open ones");
-        let nearly = Load {
-            established: 399,
-            ..load
-        };
-        assert_eq!(nearly.taken(401) < 401, half_open < 2, "a rush does");
+fn a_rush_of_clients_keeps_to_the_limit_and_a_flood_does_not_make_a_backend_full() {
+    let load = |established, half_open| Load {
+        half_open,
+        established,
+        given: 0,
+    };
+    for half_open in 0..=HALF_OPEN_FLOOD {
+        assert_eq!(load(7, half_open).taken(400), 7 + half_open);
+    }
+    for half_open in [HALF_OPEN_FLOOD + 1, 1_000_000] {
+        assert!(load(299, half_open).taken(400) < 400);
+        assert!(load(300, half_open).taken(400) >= 400);
     }
 }
 
