@@ -40,10 +40,10 @@ fn timer() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
-/// Lets half a microsecond pass: asking for the exact time costs some 40 ns.
+/// Lets two microseconds pass: asking for the exact time costs some 40 ns.
 #[inline(always)]
 fn pass_time() {
-    for _ in 0..12 {
+    for _ in 0..48 {
         // SAFETY: the helper has no arguments and no effect.
         core::hint::black_box(unsafe { bpf_ktime_get_ns() });
     }

@@ -17,7 +17,7 @@ use super::*;
 /// A word of tags is tried to be changed so often while other CPUs change it.
 const ATTEMPTS: u32 = 8;
 /// A lock is tried to be taken so often: for 100 microseconds, far longer than it is held.
-const LOCK_ATTEMPTS: u32 = 256;
+const LOCK_ATTEMPTS: u32 = 64;
 
 /// Writes the draft into its table, as `mode` has it.
 #[inline(always)]
