@@ -19,7 +19,8 @@ pglb_tests::in_both_families!(pgbench_has_no_error_across_a_kill_and_a_restart,)
 fn pgbench_has_no_error_across_a_kill_and_a_restart(family: Family) -> Result<()> {
     let mut site = Site::of_plan(Plan::of_family(family), Options::default(), &Config::demo())?;
     site.cluster.server(0).fill()?;
-    let pgbench = Pgbench::start(site.network.client(), site.rw(), 32, 7)?;
+    // Longer than the controller takes to start beside it: the kernel checks the program again, for seconds on a busy CPU.
+    let pgbench = Pgbench::start(site.network.client(), site.rw(), 32, 15)?;
     let shown = |count| {
         let what = format!("{count} connections in the status");
         site.gateway.await_status(&what, PATIENCE, move |status| {

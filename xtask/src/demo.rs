@@ -238,7 +238,8 @@ fn promote(lab: &Site) -> Result<String> {
 
 fn restart(lab: &mut Site) -> Result<String> {
     lab.cluster.server(1).fill()?;
-    let pgbench = Pgbench::start(lab.network.client(), RW_ADDRESS, 16, 6)?;
+    // Long enough for a start of the controller beside it: the kernel checks the program again, for seconds on a busy CPU.
+    let pgbench = Pgbench::start(lab.network.client(), RW_ADDRESS, 16, 12)?;
     await_connections(lab, RW, 16)?;
     let stream = Stream::start(
         lab.network.client(),
