@@ -129,6 +129,8 @@ impl fmt::Display for Churn {
 fn visit(target: SocketAddr, manner: Manner) -> io::Result<()> {
     let mut stream: TcpStream = listener::connect(target)?;
     match manner {
+        // It has nothing to say.
+        Manner::Hold => Ok(()),
         Manner::Echo => listener::echo(&mut stream, b"hello"),
         Manner::AsAsked => Ending::ClientFirst.play(stream),
         Manner::CloseFirst => {

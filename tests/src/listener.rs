@@ -26,6 +26,8 @@ pub enum Manner {
     Echo,
     /// It sends [`FAREWELL`] and closes first.
     CloseFirst,
+    /// Its clients are connected, and wait to be accepted.
+    Hold,
     /// The client's first byte says who ends the connection, and how: see [`Ending`].
     AsAsked,
 }
@@ -119,6 +121,9 @@ impl Ending {
 /// What a server says that closes first.
 pub const FAREWELL: &[u8] = b"bye";
 
+/// So many clients may wait to be accepted, if `net.core.somaxconn` lets them.
+pub const QUEUE: i32 = 16_384;
+
 /// A running server. Dropping it ends it.
 #[derive(Debug)]
 pub struct Listener {
@@ -135,7 +140,7 @@ impl Listener {
         let worker = host.enter(|| -> io::Result<_> {
             let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
             // The default queue of 128 would overflow, and cost a SYN that nobody lost.
-            rustix::net::listen(&listener, 4096)?;
+            rustix::net::listen(&listener, QUEUE)?;
             // So that the end is noticed.
             set_socket_timeout(&listener, Timeout::Recv, Some(LOOK))?;
             Ok(thread::spawn(move || {
@@ -218,11 +223,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn serve(listener: &TcpListener, manner: Manner, is_over: &AtomicBool, accepted: &AtomicU64) {
     while !is_over.load(Ordering::Relaxed) {
+        if manner == Manner::Hold {
+            thread::sleep(LOOK);
+            continue;
+        }
         let Ok((mut stream, _)) = listener.accept() else {
             continue;
         };
         accepted.fetch_add(1, Ordering::Relaxed);
         match manner {
+            Manner::Hold => {}
             // A client that is gone already is its own affair.
             Manner::CloseFirst => drop(stream.write_all(FAREWELL)),
             Manner::Echo => {
