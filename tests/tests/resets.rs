@@ -21,6 +21,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 pglb_tests::in_both_families!(ten_thousand_idle_clients_hear_of_a_reset);
 
 const CLIENTS: usize = 10_000;
+
 fn ten_thousand_idle_clients_hear_of_a_reset(family: Family) -> Result<()> {
     allow_files(CLIENTS as u64 + 1_000)?;
     let plan = Plan {

@@ -154,7 +154,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     ) -> Option<T::Found> {
         self.tables
             .transient(key)
-            .filter(|it| it.leaving == self.key.reversed() && it.slot == flow.slot)
+            .filter(|it| self.is_opposite(it, flow))
+    }
+
+    /// Whether a flow under the key of the other one is of the same connection.
+    #[inline(always)]
+    pub(super) fn is_opposite(&self, other: &Flow<F::Address>, flow: &Flow<F::Address>) -> bool {
+        other.leaving == self.key.reversed() && other.slot == flow.slot
     }
 
     /// Forgets the other flow of a half-open or ended connection.
@@ -333,7 +339,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn is_opposite_moved(&self, flow: &Flow<F::Address>) -> bool {
         let other = self.tables.established(&Local(flow.leaving.reversed()));
-        other.is_some_and(|it| it.leaving == self.key.reversed() && it.slot == flow.slot)
+        other.is_some_and(|it| self.is_opposite(&it, flow))
     }
 
     /// Writes the other flow when it was pushed out of the transient table: all but its next hop

@@ -105,11 +105,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 .of_generation(member.generation)
                 .with_memo(tried)
         };
-        let reply = || {
-            let leaving = self.key.reversed();
-            Flow::new(Direction::ToClient, &reply_key, leaving, slot, self.now)
-                .of_generation(member.generation)
-        };
+        let reply = || self.reply(&reply_key, slot, member.generation);
         self.tables.open(self.key, flow, &reply_key, reply)
     }
 
@@ -180,12 +176,20 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if before.is_some_and(|before| self.is_awaited(&before)) {
             return false;
         }
-        let is_claimed = self.tables.claim(reply_key, before, || {
-            let leaving = self.key.reversed();
-            Flow::new(Direction::ToClient, reply_key, leaving, slot, self.now)
-                .of_generation(generation)
-        });
-        is_claimed || is_own(self.tables, self.key, reply_key)
+        let reply = || self.reply(reply_key, slot, generation);
+        self.tables.claim(reply_key, before, reply) || is_own(self.tables, self.key, reply_key)
+    }
+
+    /// The flow of the replies of a nat connection.
+    #[inline(always)]
+    fn reply(
+        &self,
+        reply_key: &FlowKey<F::Address>,
+        slot: Slot,
+        generation: u32,
+    ) -> Flow<F::Address> {
+        let leaving = self.key.reversed();
+        Flow::new(Direction::ToClient, reply_key, leaving, slot, self.now).of_generation(generation)
     }
 
     /// Whether replies under `reply_key` would look like those of another connection of the same

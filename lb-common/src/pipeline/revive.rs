@@ -74,7 +74,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 None => return false,
             },
         };
-        flow.forwarding() != Forwarding::Dsr
-            && (other.leaving != self.key.reversed() || other.slot != flow.slot)
+        flow.forwarding() != Forwarding::Dsr && !self.is_opposite(&other, flow)
     }
 }

@@ -25,13 +25,13 @@ pub(super) fn insert_draft<T: FlowTable>(mode: Mode) -> Position {
     let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
         return Position::NONE;
     };
-    let home = Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size());
-    let claimed = claim_home::<T>(home.buckets[0], home.buckets[1], home.tag);
+    let claimed = claim_home::<T>(draft);
     if let Some(entry) = entry_at::<T>(claimed) {
         overwrite(entry, draft);
         publish::<T>(claimed);
         return claimed;
     }
+    let home = home_of::<T>(draft);
     if !lock::<T>(&home) {
         return Position::NONE;
     }
@@ -49,8 +49,8 @@ pub(super) fn insert_both<T: FlowTable>() -> Position {
     else {
         return Position::NONE;
     };
-    let claimed = claim_for::<T>(draft);
-    let other_claimed = claim_for::<T>(other);
+    let claimed = claim_home::<T>(draft);
+    let other_claimed = claim_home::<T>(other);
     let (Some(entry), Some(other_entry)) = (entry_at::<T>(claimed), entry_at::<T>(other_claimed))
     else {
         give_back::<T>(claimed);
@@ -64,10 +64,9 @@ pub(super) fn insert_both<T: FlowTable>() -> Position {
     claimed
 }
 
-#[inline(never)]
-fn claim_for<T: FlowTable>(draft: &Entry<T::Address>) -> Position {
-    let home = Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size());
-    claim_home::<T>(home.buckets[0], home.buckets[1], home.tag)
+#[inline(always)]
+fn home_of<T: FlowTable>(draft: &Entry<T::Address>) -> Home {
+    Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size())
 }
 
 /// Writes the draft where its flow lies, or into a way of either bucket.
@@ -94,7 +93,9 @@ fn put<T: FlowTable>(draft: &Entry<T::Address>, home: &Home, mode: Mode) -> Posi
 /// Claims a way of the first bucket of a new flow, if it has more room than the second one and nobody
 /// is quicker.
 #[inline(never)]
-fn claim_home<T: FlowTable>(first: u32, second: u32, tag: u64) -> Position {
+fn claim_home<T: FlowTable>(draft: &Entry<T::Address>) -> Position {
+    let Home { buckets, tag } = home_of::<T>(draft);
+    let [first, second] = buckets;
     let (Some(tags), Some(others)) = (tags::<T>(first), tags::<T>(second)) else {
         return Position::NONE;
     };

@@ -145,22 +145,24 @@ pub(crate) fn find<T: FlowTable>(key: &FlowKey<T::Address>) -> Option<Place<T::A
     let words = T::Address::words(key);
     let Home { buckets, tag } = Home::of(words.as_ref(), seed(), T::size());
     let [first, second] = buckets;
-    let entry =
-        search_bucket::<T>(first, tag, words).or_else(|| search_bucket::<T>(second, tag, words))?;
+    let (_, entry) = search_bucket::<T>(first, tag, &words)
+        .or_else(|| search_bucket::<T>(second, tag, &words))?;
     Some(place(entry))
 }
 
+/// Finds the flow whose key has these words in one bucket: its way, and the flow.
 #[inline(always)]
 fn search_bucket<T: FlowTable>(
     bucket: u32,
     tag: u64,
-    words: Sought<T::Address>,
-) -> Option<&'static mut Entry<T::Address>> {
+    words: &Sought<T::Address>,
+) -> Option<(u32, &'static mut Entry<T::Address>)> {
     let mut matches = Tags(load(tags::<T>(bucket)?)).matching(tag);
     for _ in 0..WAYS {
-        let entry = entry::<T>(bucket, matches.first())?;
-        if is_same(&T::Address::words(&entry.key), &words) {
-            return Some(entry);
+        let way = matches.first();
+        let entry = entry::<T>(bucket, way)?;
+        if is_same(&T::Address::words(&entry.key), words) {
+            return Some((way, entry));
         }
         matches = matches.rest();
     }
@@ -267,19 +269,8 @@ fn search<T: FlowTable>() -> Position {
     };
     let Home { buckets, tag } = Home::of(sought.as_ref(), seed(), T::size());
     for bucket in buckets {
-        let Some(tags) = tags::<T>(bucket) else {
-            break;
-        };
-        let mut matches = Tags(load(tags)).matching(tag);
-        for _ in 0..WAYS {
-            let way = matches.first();
-            let Some(entry) = entry::<T>(bucket, way) else {
-                break;
-            };
-            if is_same(&T::Address::words(&entry.key), sought) {
-                return Position::new(bucket, way, tag);
-            }
-            matches = matches.rest();
+        if let Some((way, _)) = search_bucket::<T>(bucket, tag, sought) {
+            return Position::new(bucket, way, tag);
         }
     }
     Position::NONE

@@ -128,10 +128,8 @@ where
         reply_key: &FlowKey<F::Address>,
         reply: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found> {
-        let mut transient = self.transient.borrow_mut();
-        let is_new = transient.find(key).is_none() && transient.find(reply_key).is_none();
-        drop(transient);
-        if !is_new {
+        let is_there = |key| Tables::<F>::transient(self, key).is_some();
+        if is_there(key) || is_there(reply_key) {
             return None;
         }
         let found = Tables::<F>::remember(self, key, flow);
