@@ -11,8 +11,15 @@ use crate::wire::Tcp;
 
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Handles a packet of an established connection that is more than data or an ACK.
+    ///
+    /// It is sent on first: where the flow lies may be another's as soon as the flow is taken out. A
+    /// packet that cannot be sent changes nothing; its receiver does not hear of it either.
     #[inline(never)]
     pub(super) fn turn(&mut self, flow: T::Found) -> Decision {
+        let decision = self.pass_on(flow);
+        if decision.made().is_err() {
+            return decision;
+        }
         if self.packet.tcp.has(Tcp::RST) {
             self.end(flow, Phase::Reset);
             // A forged RST leaves the backend's end open.
@@ -25,7 +32,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         } else {
             self.note_turn(flow);
         }
-        self.pass_on(flow)
+        decision
     }
 
     #[inline(always)]
@@ -112,6 +119,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn end(&self, flow: T::Found, phase: Phase) {
         let opposite_key = Local(flow.leaving.reversed());
+        let (slot, direction) = (flow.slot, flow.direction());
         if let Some(opposite) = self.tables.established(&opposite_key) {
             self.tables.note_phase(opposite, phase, 0);
             self.tables.demote(&opposite_key);
@@ -122,12 +130,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             self.tables.unestablish(self.key),
             self.tables.unestablish(&opposite_key),
         ];
-        let was_there = match flow.direction() {
+        let was_there = match direction {
             Direction::ToBackend => here,
             Direction::ToClient => there,
         };
         if was_there {
-            self.tables.count(flow.slot, Milestone::Ended);
+            self.tables.count(slot, Milestone::Ended);
             self.discount_source(&flow);
         }
     }

@@ -32,6 +32,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(always)]
     fn take_from_client(&mut self, flow: T::Found) -> Result<Forward, Reason> {
         let is_reset = self.packet.tcp.has(Tcp::RST);
+        let flow = self.with_way(flow);
         match flow.phase() {
             Phase::SynSent | Phase::Refused | Phase::SynReceived if is_reset => {
                 if self.withdraws(&flow) {
@@ -47,7 +48,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Phase::Reset if !is_reset => self.resume(flow)?,
             Phase::Ended | Phase::Reset | Phase::Established => {}
         }
-        self.pass_on(flow).made()
+        self.send_on(flow).made()
     }
 
     /// Whether the client's RST is about the half-open connection: it answers what the backend has
@@ -76,7 +77,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if flow.phase() == Phase::Reset && self.packet.tcp.flags() & (Tcp::SYN | Tcp::RST) != 0 {
             self.hear_backend(flow);
         }
-        let flow = self.tables.reread(flow);
+        let flow = self.with_way(self.tables.reread(flow));
         match flow.phase() {
             Phase::SynSent | Phase::Refused if is_reset => {
                 if self.withholds_refusal(&flow) {
@@ -101,7 +102,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             }
             Phase::Ended | Phase::Reset | Phase::Established => {}
         }
-        self.pass_on(flow).made()
+        self.send_on(flow).made()
     }
 
     /// Whether the backend's RST is about the SYN-ACK that it has sent, and not about what the port was used for
@@ -182,7 +183,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         self.tables.note_phase(flow, Phase::SynReceived, 0);
         self.tables
             .note(flow, self.packet.tcp.acknowledgment(), self.now);
-        self.find_way(flow)
+        self.send_on(flow)
     }
 
     /// Makes the backend that refused the SYN suspect, and tells whether its RST is kept from

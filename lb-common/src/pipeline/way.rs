@@ -10,15 +10,23 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Sends the packet on as one of `flow`, which stays as it is.
     #[inline(always)]
     pub(super) fn pass_on(&mut self, flow: T::Found) -> Decision {
+        let flow = self.with_way(flow);
+        self.send_on(flow)
+    }
+
+    /// The flow, with its way. It is still in its table: else another flow might get this one's way.
+    #[inline(always)]
+    pub(super) fn with_way(&self, flow: T::Found) -> T::Found {
         if flow.next_hop.generation == self.tables.next_hop_generation() {
-            self.send_on(flow)
+            flow
         } else {
-            self.find_way(flow)
+            self.look_up(flow);
+            self.tables.reread(flow)
         }
     }
 
     #[inline(never)]
-    fn send_on(&mut self, flow: T::Found) -> Decision {
+    pub(super) fn send_on(&mut self, flow: T::Found) -> Decision {
         Decision::of(forward(self.tables, self.packet, &flow, &flow.next_hop))
     }
 

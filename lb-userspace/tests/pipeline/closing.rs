@@ -50,6 +50,22 @@ fn a_fin_that_is_repeated_ends_nothing() {
 }
 
 #[test]
+fn what_cannot_be_sent_on_ends_nothing() {
+    let mut world = World::of(1);
+    let connection = world.establish(client(0), vip(0));
+    for flags in [FIN | ACK, RST] {
+        for packet in [connection.up(), connection.down()] {
+            let result = world.send(&packet.flags(flags).ttl(1));
+            assert_eq!(result.map(drop), Err(Reason::HopLimit));
+        }
+    }
+    for key in keys(&connection) {
+        assert_eq!(world.phase(&key), Some((Phase::Established, true)));
+    }
+    assert_eq!(world.load(connection.slot), (0, 1));
+}
+
+#[test]
 fn a_backend_that_closes_first_ends_a_connection_the_same_way() {
     let mut world = World::of(1);
     let connection = world.establish(client(0), vip(0));
