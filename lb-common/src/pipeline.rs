@@ -385,7 +385,7 @@ fn forward<F: Family, T: Tables<F>>(
             egress.mtu = next_hop.mtu;
             return Err(Reason::TooBig);
         }
-        ethernet.address(next_hop.destination, next_hop.source);
+        ethernet.address(&next_hop.destination, &next_hop.source);
         ip.lower_hop_limit();
         egress.tags = next_hop.tags;
     }

@@ -10,15 +10,17 @@ use crate::wire::{Headers, IpHeader, Quote};
 pub fn rewrite<F: Family>(packet: &mut Headers<'_, F>, flow: &Flow<F::Address>) {
     let Headers { ip, tcp, .. } = packet;
     let leaving = &flow.leaving;
-    let ports = checksum::sum(&tcp.source()) + checksum::sum(&tcp.destination());
-    let ports = checksum::difference(ports, leaving.port_sum());
+    let ports = checksum::change(
+        [tcp.source(), tcp.destination()],
+        [leaving.source_port, leaving.destination_port],
+    );
     let addresses = flow.address_difference();
     ip.readdress(leaving.source, leaving.destination, addresses);
     tcp.set_source(leaving.source_port);
     tcp.set_destination(leaving.destination_port);
     // The TCP checksum covers the addresses too, through the pseudo-header (RFC 9293, 3.1).
-    let both = checksum::fold(u32::from(addresses) + u32::from(ports));
-    tcp.set_checksum(checksum::add(tcp.checksum(), both));
+    let both = u32::from(addresses) + ports;
+    tcp.set_checksum(checksum::add_unfolded(tcp.checksum(), both));
 }
 
 /// Turns an ICMP error about a packet that left the gateway into the error about the packet that had

@@ -108,12 +108,6 @@ fn half<const N: usize>(header: &[u8; N], at: usize) -> u16 {
     u16::from_ne_bytes([header[at], header[at + 1]])
 }
 
-/// Writes the 16-bit word at an even place of a header.
-#[inline(always)]
-fn set_half<const N: usize>(header: &mut [u8; N], at: usize, half: u16) {
-    [header[at], header[at + 1]] = half.to_ne_bytes();
-}
-
 /// The 32-bit word at an even place of a header, as it lies there: read in halves, because a
 /// header is aligned to two bytes only.
 #[inline(always)]
@@ -123,10 +117,14 @@ fn word<const N: usize>(header: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// Writes bytes of a header in one piece: single ones the compiler would write one by one.
+#[inline(always)]
+fn put<const N: usize, const M: usize>(header: &mut [u8; N], at: usize, bytes: [u8; M]) {
+    header[at..at + M].copy_from_slice(&bytes);
+}
+
 /// Writes the 32-bit word at an even place of a header.
 #[inline(always)]
 fn set_word<const N: usize>(header: &mut [u8; N], at: usize, word: u32) {
-    let [a, b, c, d] = word.to_ne_bytes();
-    set_half(header, at, u16::from_ne_bytes([a, b]));
-    set_half(header, at + 2, u16::from_ne_bytes([c, d]));
+    put(header, at, word.to_ne_bytes());
 }

@@ -55,7 +55,7 @@ pub fn translate<F: Family, T: Tables<F>>(
     if next_hop.interface != 0 {
         error
             .ethernet
-            .address(next_hop.destination, next_hop.source);
+            .address(&next_hop.destination, &next_hop.source);
         error.ip.lower_hop_limit();
         error.egress.tags = next_hop.tags;
     }

@@ -21,15 +21,15 @@ impl Ethernet {
 
     /// Writes both MAC addresses.
     #[inline(always)]
-    pub fn address(&mut self, destination: Mac, source: Mac) {
-        self.destination = destination;
-        self.source = source;
+    pub fn address(&mut self, destination: &Mac, source: &Mac) {
+        self.destination = *destination;
+        self.source = *source;
     }
 
     /// Sends the frame back to where it came from.
     #[inline(always)]
     pub fn turn_round(&mut self) {
-        self.address(self.source, self.destination);
+        core::mem::swap(&mut self.destination, &mut self.source);
     }
 }
 

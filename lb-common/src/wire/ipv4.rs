@@ -1,6 +1,6 @@
 //! IPv4 headers (RFC 791).
 
-use super::{FRESH_HOP_LIMIT, IpHeader, set_word, word};
+use super::{FRESH_HOP_LIMIT, IpHeader, put, set_word, word};
 use crate::checksum;
 use crate::family::V4Address;
 
@@ -50,7 +50,8 @@ impl Ipv4 {
 
     #[inline(always)]
     fn add_to_checksum(&mut self, difference: u16) {
-        [self.0[10], self.0[11]] = checksum::add([self.0[10], self.0[11]], difference);
+        let checksum = checksum::add(self.checksum(), difference);
+        put(&mut self.0, 10, checksum);
     }
 }
 
@@ -116,12 +117,13 @@ impl IpHeader for Ipv4 {
         payload: u16,
     ) {
         let [l0, l1] = payload.wrapping_add(20).to_be_bytes();
-        [self.0[0], self.0[1], self.0[2], self.0[3]] = [0x45, 0, l0, l1];
+        put(&mut self.0, 0, [0x45, 0, l0, l1]);
         // Don't Fragment, and an identification of 0, which RFC 6864 allows for such packets.
-        [self.0[4], self.0[5], self.0[6], self.0[7]] = [0, 0, 0x40, 0];
-        [self.0[8], self.0[9], self.0[10], self.0[11]] = [FRESH_HOP_LIMIT, protocol, 0, 0];
+        put(&mut self.0, 4, [0, 0, 0x40, 0]);
+        put(&mut self.0, 8, [FRESH_HOP_LIMIT, protocol, 0, 0]);
         set_word(&mut self.0, 12, source);
         set_word(&mut self.0, 16, destination);
-        [self.0[10], self.0[11]] = checksum::finish(checksum::sum(&self.0));
+        let checksum = checksum::finish(checksum::sum(&self.0));
+        put(&mut self.0, 10, checksum);
     }
 }

@@ -1,6 +1,6 @@
 //! IPv6 headers (RFC 8200).
 
-use super::{FRESH_HOP_LIMIT, IpHeader, set_word, word};
+use super::{FRESH_HOP_LIMIT, IpHeader, put, set_word, word};
 use crate::checksum;
 use crate::family::V6Address;
 
@@ -105,8 +105,8 @@ impl IpHeader for Ipv6 {
         payload: u16,
     ) {
         let [l0, l1] = payload.to_be_bytes();
-        [self.0[0], self.0[1], self.0[2], self.0[3]] = [0x60, 0, 0, 0];
-        [self.0[4], self.0[5], self.0[6], self.0[7]] = [l0, l1, protocol, FRESH_HOP_LIMIT];
+        put(&mut self.0, 0, [0x60, 0, 0, 0]);
+        put(&mut self.0, 4, [l0, l1, protocol, FRESH_HOP_LIMIT]);
         self.set_address(8, source);
         self.set_address(24, destination);
     }

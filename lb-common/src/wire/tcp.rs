@@ -1,6 +1,6 @@
 //! TCP headers (RFC 9293).
 
-use super::{set_word, word};
+use super::{put, set_word, word};
 use crate::checksum;
 
 /// A TCP header without options: 20 bytes.
@@ -35,13 +35,13 @@ impl Tcp {
     /// Writes the sender's port; the checksum is the caller's.
     #[inline(always)]
     pub fn set_source(&mut self, port: [u8; 2]) {
-        [self.0[0], self.0[1]] = port;
+        put(&mut self.0, 0, port);
     }
 
     /// Writes the receiver's port; the checksum is the caller's.
     #[inline(always)]
     pub fn set_destination(&mut self, port: [u8; 2]) {
-        [self.0[2], self.0[3]] = port;
+        put(&mut self.0, 2, port);
     }
 
     /// The sequence number.
@@ -89,7 +89,7 @@ impl Tcp {
     /// Writes the checksum.
     #[inline(always)]
     pub fn set_checksum(&mut self, checksum: [u8; 2]) {
-        [self.0[16], self.0[17]] = checksum;
+        put(&mut self.0, 16, checksum);
     }
 
     /// Makes this the header of an RST without options; the checksum is the caller's.
@@ -106,7 +106,7 @@ impl Tcp {
         self.set_destination(destination);
         set_word(&mut self.0, 4, sequence.to_be());
         set_word(&mut self.0, 8, acknowledgment.to_be());
-        [self.0[12], self.0[13], self.0[14], self.0[15]] = [0x50, flags, 0, 0];
-        [self.0[16], self.0[17], self.0[18], self.0[19]] = [0; 4];
+        put(&mut self.0, 12, [0x50, flags, 0, 0]);
+        put(&mut self.0, 16, [0; 4]);
     }
 }
