@@ -181,7 +181,7 @@ pub enum Carried {
 pub enum Left {
     /// A packet of an established flow.
     Established,
-    /// A packet that had none when it came.
+    /// One that had none when it came, or a SYN.
     Unknown,
 }
 
@@ -194,7 +194,13 @@ pub fn carry<F: Family, T: Tables<F>>(
     packet: &mut Headers<'_, F>,
     now: Tick,
 ) -> Carried {
-    let Some(flow) = tables.recall(&FlowKey::of(packet)) else {
+    // A SYN asks for a connection that is most likely not there.
+    let flow = if packet.tcp.is_opening() {
+        None
+    } else {
+        tables.recall(&FlowKey::of(packet))
+    };
+    let Some(flow) = flow else {
         if tables.may_be_ours(&FlowKey::of(packet)) {
             return Carried::Left(Left::Unknown);
         }
@@ -330,7 +336,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Whether the packet asks for a new connection.
     #[inline(always)]
     fn is_opening(&self) -> bool {
-        self.packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) == Tcp::SYN
+        self.packet.tcp.is_opening()
     }
 
     /// The service at `vip`.

@@ -2,13 +2,14 @@
 
 use crate::flow::Endpoint;
 
-/// What a service is found by: its VIP and port, padded to 4 bytes for the kernel's hash.
+/// What a service is found by: its VIP and port, in words of 4 bytes for the kernel's hash. They are
+/// also written as words: reading one back that lies in parts, just written, takes a CPU long.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey<A> {
     address: A,
-    port: [u8; 2],
-    reserved: [u8; 2],
+    /// The port in network byte order, and two zeros.
+    port: u32,
 }
 
 impl<A: Copy> ServiceKey<A> {
@@ -17,8 +18,7 @@ impl<A: Copy> ServiceKey<A> {
     pub const fn new(vip: Endpoint<A>) -> Self {
         Self {
             address: vip.address,
-            port: vip.port,
-            reserved: [0; 2],
+            port: u32::from_ne_bytes([vip.port[0], vip.port[1], 0, 0]),
         }
     }
 
@@ -27,7 +27,7 @@ impl<A: Copy> ServiceKey<A> {
     pub const fn vip(&self) -> Endpoint<A> {
         Endpoint {
             address: self.address,
-            port: self.port,
+            port: [self.port.to_ne_bytes()[0], self.port.to_ne_bytes()[1]],
         }
     }
 }

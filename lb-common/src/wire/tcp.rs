@@ -74,6 +74,12 @@ impl Tcp {
         self.0[13] & flags == flags
     }
 
+    /// Whether the segment asks for a new connection: a SYN without ACK.
+    #[inline(always)]
+    pub fn is_opening(&self) -> bool {
+        self.flags() & (Self::SYN | Self::FIN | Self::RST | Self::ACK) == Self::SYN
+    }
+
     /// The checksum, in network byte order.
     #[inline(always)]
     pub fn checksum(&self) -> [u8; 2] {
