@@ -319,7 +319,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         self.tables
             .note(flow, self.packet.tcp.acknowledgment(), self.now);
-        self.find_way(flow)
+        self.pass_on(flow)
     }
 
     /// Refuses a packet that belongs to no connection and asks for none.

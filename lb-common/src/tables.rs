@@ -61,12 +61,15 @@ pub trait Tables<F: Family> {
 
     /// Finds a half-open or ended flow.
     fn transient(&self, key: &FlowKey<F::Address>) -> Option<Self::Found>;
-    /// Inserts or replaces a half-open or ended flow.
-    fn remember(
+    /// Writes a new flow where only the packet in hand sees it. There is one such place; what it
+    /// holds can be noted in and sent by like any other flow, before it is in a table and after.
+    fn draft(
         &self,
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found>;
+    /// Inserts the draft as a half-open flow, or in the place of one; tells whether it did.
+    fn remember(&self, draft: Self::Found) -> bool;
     /// Inserts a half-open flow, in the place of `before` if that is still there; tells whether no
     /// other was. Of several CPUs that do this at the same time, one is told so.
     fn claim(
@@ -75,15 +78,15 @@ pub trait Tables<F: Family> {
         before: Option<Self::Found>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> bool;
-    /// Inserts both flows of a new connection. `None`, and neither is inserted, when one of them is
-    /// there, or it cannot be done at once.
+    /// Inserts the draft and the flow of the replies, both new, and counts the half-open connection;
+    /// `false`, and nothing is done, when one of them is there, or it cannot be done at once. It counts
+    /// because in the kernel that waits for all that was written before, and so comes first.
     fn open(
         &self,
-        key: &FlowKey<F::Address>,
-        flow: impl FnOnce() -> Flow<F::Address>,
+        draft: Self::Found,
         reply_key: &FlowKey<F::Address>,
         reply: impl FnOnce() -> Flow<F::Address>,
-    ) -> Option<Self::Found>;
+    ) -> bool;
     /// Removes a half-open or ended flow; tells whether it was there.
     fn forget(&self, key: &FlowKey<F::Address>) -> bool;
     /// Keeps the gateway's port in `key`, that of a full-nat connection's replies, for the time

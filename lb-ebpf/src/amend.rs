@@ -44,7 +44,7 @@ fn amend<F: TabledFamily>(amendment: &Amendment) -> bool {
             }
             found.is_some()
         }
-        Change::PutEstablished => insert::<F::Established>(&key, flow).is_some(),
-        Change::PutTransient => insert::<F::Transient>(&key, flow).is_some(),
+        Change::PutEstablished => insert::<F::Established>(&key, flow),
+        Change::PutTransient => insert::<F::Transient>(&key, flow),
     }
 }

@@ -14,7 +14,7 @@ use lb_common::tables::{Full, Tables};
 use lb_common::tally::{Milestone, Tally};
 
 use crate::family::TabledFamily;
-use crate::maps::flows::{claim, copy, find, insert, look_up, open, remove};
+use crate::maps::flows::{claim, copy, draft, find, insert, insert_drafted, look_up, open, remove};
 use crate::maps::global::{
     pglb_consider, pglb_count, pglb_has_room, pglb_least_loaded, pglb_turns, pglb_walk_ring,
 };
@@ -104,7 +104,11 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Result<(), Full> {
-        insert::<F::Established>(key, flow).map_or(Err(Full), |_| Ok(()))
+        if insert::<F::Established>(key, flow) {
+            Ok(())
+        } else {
+            Err(Full)
+        }
     }
 
     #[inline(always)]
@@ -118,23 +122,27 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn remember(
+    fn draft(
         &self,
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found> {
-        insert::<F::Transient>(key, flow)
+        draft::<F::Transient>(key, flow)
+    }
+
+    #[inline(always)]
+    fn remember(&self, _: Self::Found) -> bool {
+        insert_drafted::<F::Transient>()
     }
 
     #[inline(always)]
     fn open(
         &self,
-        key: &FlowKey<F::Address>,
-        flow: impl FnOnce() -> Flow<F::Address>,
+        _: Self::Found,
         reply_key: &FlowKey<F::Address>,
         reply: impl FnOnce() -> Flow<F::Address>,
-    ) -> Option<Self::Found> {
-        open::<F::Transient>(key, flow, reply_key, reply)
+    ) -> bool {
+        open::<F::Transient>(reply_key, reply)
     }
 
     #[inline(always)]

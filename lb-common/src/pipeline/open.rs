@@ -46,8 +46,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Forwarding::Dsr => return self.start(first.slot(), Forwarding::Dsr, 0, tried),
             Forwarding::Nat => {}
         }
-        if let Some(flow) = self.remember_both(first.slot(), tried) {
-            return self.send_first(flow);
+        if let Some(draft) = self.remember_both(first.slot(), tried) {
+            let decision = self.send_on(draft);
+            if decision.made().is_err() {
+                self.tables.forget(self.key);
+                self.tables.count(draft.slot, Milestone::HalfClosed);
+            }
+            return decision;
         }
         if self.remember_reply(first.slot()) {
             return self.start(first.slot(), Forwarding::Nat, 0, tried);
@@ -85,12 +90,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     fn start(&mut self, slot: Slot, forwarding: Forwarding, port: u16, tried: u32) -> Decision {
         match self.remember(slot, forwarding, port, tried) {
-            Some(flow) => self.send_first(flow),
+            Some(draft) => self.send_first(draft),
             None => Decision::of(Err(Reason::Inconsistent)),
         }
     }
 
-    /// Writes both flows of a nat connection at once, if nothing is in their way.
+    /// Writes both flows of a nat connection at once, if nothing is in their way; returns the draft
+    /// of the client's.
     #[inline(never)]
     fn remember_both(&self, slot: Slot, tried: u32) -> Option<T::Found> {
         let member = self.tables.member(slot)?;
@@ -105,12 +111,13 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 .of_generation(member.generation)
                 .with_memo(tried)
         };
+        let draft = self.with_way(self.tables.draft(self.key, flow)?);
         let reply = || self.reply(&reply_key, slot, member.generation);
-        self.tables.open(self.key, flow, &reply_key, reply)
+        self.tables.open(draft, &reply_key, reply).then_some(draft)
     }
 
-    /// Writes the flow of the client's packets, if there is a backend to send them to. `port` is
-    /// the gateway's in full-nat.
+    /// Writes the flow of the client's packets, if there is a backend to send them to; returns its
+    /// draft. `port` is the gateway's in full-nat.
     #[inline(always)]
     fn remember(
         &self,
@@ -121,7 +128,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     ) -> Option<T::Found> {
         let member = self.tables.member(slot)?;
         let backend = self.tables.backend(member.backend)?;
-        self.tables.remember(self.key, || {
+        let draft = self.tables.draft(self.key, || {
             let leaving = match forwarding {
                 Forwarding::Nat => FlowKey::between(self.key.sender(), backend.endpoint()),
                 Forwarding::FullNat => {
@@ -137,16 +144,19 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 .of_generation(member.generation)
                 .forwarded(forwarding)
                 .with_memo(tried)
-        })
+        })?;
+        let draft = self.with_way(draft);
+        self.tables.remember(draft).then_some(draft)
     }
 
-    /// Sends the SYN of the flow that was just written. One that cannot be sent leaves no flow of
-    /// the client's behind.
+    /// Sends the SYN of the flow that was just written, by its draft: its entry, in memory that no
+    /// cache holds, is waited for by whoever reads it. A SYN that cannot be sent leaves no flow of the
+    /// client's behind.
     #[inline(always)]
-    fn send_first(&mut self, flow: T::Found) -> Decision {
-        let decision = self.find_way(flow);
+    fn send_first(&mut self, draft: T::Found) -> Decision {
+        let decision = self.send_on(draft);
         if decision.made().is_ok() {
-            self.tables.count(flow.slot, Milestone::HalfOpened);
+            self.tables.count(draft.slot, Milestone::HalfOpened);
         } else {
             self.tables.forget(self.key);
         }

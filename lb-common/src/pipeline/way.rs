@@ -14,7 +14,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         self.send_on(flow)
     }
 
-    /// The flow, with its way. It is still in its table: else another flow might get this one's way.
+    /// The flow, with its way. It is still in its table, or not yet in one: a place that it has left
+    /// may be another's, whose way this must not become.
     #[inline(always)]
     pub(super) fn with_way(&self, flow: T::Found) -> T::Found {
         if flow.next_hop.generation == self.tables.next_hop_generation() {
@@ -28,13 +29,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(never)]
     pub(super) fn send_on(&mut self, flow: T::Found) -> Decision {
         Decision::of(forward(self.tables, self.packet, &flow, &flow.next_hop))
-    }
-
-    /// Sends a packet on whose way is not known, or may have changed.
-    #[inline(never)]
-    pub(super) fn find_way(&mut self, flow: T::Found) -> Decision {
-        self.look_up(flow);
-        self.send_on(self.tables.reread(flow))
     }
 
     /// Finds the next hop of the flow's packets, as the routing tables have it now.

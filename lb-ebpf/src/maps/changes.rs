@@ -8,9 +8,10 @@
 //! has set [`Tags::LOCKED`] in it. Nobody waits for a bucket while it has a way that is claimed.
 
 use lb_common::flow_table::{Entry, Home, Keyed, Tags, WAYS};
+use lb_common::tally::Milestone;
 
 use super::flows::{FlowTable, entry_at, locate, tags};
-use super::global::pglb_pause;
+use super::global::{pglb_count, pglb_pause};
 use super::position::{Mode, Position};
 use super::*;
 
@@ -41,8 +42,8 @@ pub(super) fn insert_draft<T: FlowTable>(mode: Mode) -> Position {
 }
 
 /// Writes both drafts, those of a new connection, into a table that has neither of them, if no other
-/// CPU is in the way; tells where the first one is. Both ways are claimed before either flow is
-/// written, because an atomic instruction waits for all stores before it.
+/// CPU is in the way; tells where the first one is. Both ways are claimed, and the connection is
+/// counted, before either flow is written, because an atomic instruction waits for all stores before it.
 #[inline(always)]
 pub(super) fn insert_both<T: FlowTable>() -> Position {
     let (Some(draft), Some(other)) = (row(T::DRAFT.get_ptr_mut(0)), row(T::DRAFT.get_ptr_mut(1)))
@@ -57,6 +58,7 @@ pub(super) fn insert_both<T: FlowTable>() -> Position {
         give_back::<T>(other_claimed);
         return Position::NONE;
     };
+    pglb_count(u32::from(draft.flow.slot.0), Milestone::HalfOpened as u32);
     overwrite(entry, draft);
     overwrite(other_entry, other);
     publish::<T>(claimed);

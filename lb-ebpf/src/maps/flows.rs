@@ -175,29 +175,44 @@ pub(crate) fn look_up<T: FlowTable>(key: &FlowKey<T::Address>) -> Option<Place<T
     entry_at::<T>(locate::<T>(key)).map(place)
 }
 
-/// Puts a flow into its table, in the place of one that is there with its key; `None` if there is
-/// no room.
+/// Puts a flow into its table, in the place of one that is there with its key; tells whether there
+/// was room.
 #[inline(always)]
 pub(crate) fn insert<T: FlowTable>(
     key: &FlowKey<T::Address>,
     flow: impl FnOnce() -> Flow<T::Address>,
-) -> Option<Place<T::Address>> {
-    draft_flow(row(T::DRAFT.get_ptr_mut(0))?, key, flow);
-    entry_at::<T>(T::insert_draft(Mode::REPLACE)).map(place)
+) -> bool {
+    draft::<T>(key, flow).is_some() && insert_drafted::<T>()
 }
 
-/// Puts both flows of a new connection into their table at once. `None`, and neither is there, when one
-/// of them was, or another CPU was in the way.
+/// Writes a flow as the draft.
 #[inline(always)]
-pub(crate) fn open<T: OpeningTable>(
+pub(crate) fn draft<T: FlowTable>(
     key: &FlowKey<T::Address>,
     flow: impl FnOnce() -> Flow<T::Address>,
+) -> Option<Place<T::Address>> {
+    let draft = row(T::DRAFT.get_ptr_mut(0))?;
+    draft_flow(draft, key, flow);
+    Some(place(draft))
+}
+
+/// Puts the draft into its table, as [`insert`] does.
+#[inline(always)]
+pub(crate) fn insert_drafted<T: FlowTable>() -> bool {
+    T::insert_draft(Mode::REPLACE) != Position::NONE
+}
+
+/// Puts the draft and the flow of the replies into their table at once; `false`, and neither is there,
+/// when one of them was, or another CPU was in the way.
+#[inline(always)]
+pub(crate) fn open<T: OpeningTable>(
     reply_key: &FlowKey<T::Address>,
     reply: impl FnOnce() -> Flow<T::Address>,
-) -> Option<Place<T::Address>> {
-    draft_flow(row(T::DRAFT.get_ptr_mut(0))?, key, flow);
-    draft_flow(row(T::DRAFT.get_ptr_mut(1))?, reply_key, reply);
-    entry_at::<T>(T::insert_drafts()).map(place)
+) -> bool {
+    row(T::DRAFT.get_ptr_mut(1)).is_some_and(|draft| {
+        draft_flow(draft, reply_key, reply);
+        T::insert_drafts() != Position::NONE
+    })
 }
 
 /// Puts a flow into its table, unless one other than `before` is there with its key; tells whether

@@ -56,6 +56,7 @@ pub struct HostTables<F: Family> {
     pub established_size: usize,
     established: RefCell<Flows<F::Address>>,
     transient: RefCell<Recent<F::Address>>,
+    draft: RefCell<Option<Flow<F::Address>>>,
     lingering: RefCell<BTreeMap<FlowKey<F::Address>, Tick>>,
     paces: RefCell<BTreeMap<SourceKey, Pace>>,
     sources: RefCell<BTreeMap<SourceKey, SourceTally>>,
@@ -85,6 +86,7 @@ where
             established_size: usize::MAX,
             established: RefCell::default(),
             transient: RefCell::new(Recent::with_size(MAX_TRANSIENT_FLOWS as usize)),
+            draft: RefCell::default(),
             lingering: RefCell::default(),
             paces: RefCell::default(),
             sources: RefCell::default(),
@@ -110,6 +112,8 @@ pub struct Found<A> {
 enum Table {
     Established,
     Transient,
+    /// None yet: it is the draft.
+    None,
 }
 
 impl<A> Deref for Found<A> {
@@ -213,6 +217,11 @@ where
             }
             Table::Transient => {
                 if let Some((flow, _)) = self.transient.borrow_mut().flows.get_mut(&found.key) {
+                    change(flow);
+                }
+            }
+            Table::None => {
+                if let Some(flow) = &mut *self.draft.borrow_mut() {
                     change(flow);
                 }
             }

@@ -18,18 +18,23 @@ fn flow(port: u8) -> Flow<V4Address> {
     Flow::new(Direction::ToBackend, &key(port), key(100), Slot(0), Tick(0))
 }
 
+fn remember(tables: &HostTables<V4>, port: u8) {
+    let draft = tables.draft(&key(port), || flow(port));
+    assert!(draft.is_some_and(|draft| tables.remember(draft)));
+}
+
 #[test]
 fn the_flow_used_longest_ago_makes_room() {
     let mut tables = HostTables::<V4>::new();
     tables.resize_transient(2);
-    tables.remember(&key(1), || flow(1));
-    tables.remember(&key(2), || flow(2));
+    remember(&tables, 1);
+    remember(&tables, 2);
     assert!(tables.transient(&key(1)).is_some(), "a look is a use");
-    tables.remember(&key(3), || flow(3));
+    remember(&tables, 3);
     let left: Vec<_> = tables.transient_flows().into_keys().collect();
     assert_eq!(left, [key(1), key(3)]);
     tables.forget(&key(1));
-    tables.remember(&key(2), || flow(2));
+    remember(&tables, 2);
     assert_eq!(tables.transient_flows().len(), 2);
 }
 

@@ -22,6 +22,7 @@ where
         let flow = match found.table {
             Table::Established => self.established.borrow().get(&found.key).copied(),
             Table::Transient => self.transient.borrow_mut().find(&found.key),
+            Table::None => *self.draft.borrow(),
         };
         Found {
             flow: flow.unwrap_or(found.flow),
@@ -63,7 +64,7 @@ where
     fn demote(&self, key: &FlowKey<F::Address>) {
         let flow = self.established.borrow().get(key).copied();
         if let Some(flow) = flow {
-            self.remember(key, || flow);
+            self.transient.borrow_mut().insert(*key, flow);
         }
     }
 
@@ -93,18 +94,24 @@ where
         })
     }
 
-    fn remember(
+    fn draft(
         &self,
         key: &FlowKey<F::Address>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> Option<Self::Found> {
         let flow = flow();
-        self.transient.borrow_mut().insert(*key, flow);
+        *self.draft.borrow_mut() = Some(flow);
         Some(Found {
             key: *key,
-            table: Table::Transient,
+            table: Table::None,
             flow,
         })
+    }
+
+    fn remember(&self, draft: Self::Found) -> bool {
+        let draft = Tables::<F>::reread(self, draft);
+        self.transient.borrow_mut().insert(draft.key, draft.flow);
+        true
     }
 
     fn claim(
@@ -123,18 +130,18 @@ where
 
     fn open(
         &self,
-        key: &FlowKey<F::Address>,
-        flow: impl FnOnce() -> Flow<F::Address>,
+        draft: Self::Found,
         reply_key: &FlowKey<F::Address>,
         reply: impl FnOnce() -> Flow<F::Address>,
-    ) -> Option<Self::Found> {
+    ) -> bool {
         let is_there = |key| Tables::<F>::transient(self, key).is_some();
-        if is_there(key) || is_there(reply_key) {
-            return None;
+        let is_free = !is_there(&draft.key) && !is_there(reply_key);
+        if is_free {
+            Tables::<F>::count(self, draft.slot, Milestone::HalfOpened);
+            Tables::<F>::remember(self, draft);
+            self.transient.borrow_mut().insert(*reply_key, reply());
         }
-        let found = Tables::<F>::remember(self, key, flow);
-        Tables::<F>::remember(self, reply_key, reply);
-        found
+        is_free
     }
 
     fn forget(&self, key: &FlowKey<F::Address>) -> bool {
