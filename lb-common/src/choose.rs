@@ -181,7 +181,9 @@ pub fn consider<F: Family, T: Tables<F>>(tables: &T, slot: Slot, tried: u32) -> 
     let (Some(member), Some(tally)) = (tables.member(slot), tables.slot_tally(slot)) else {
         return Choice::NONE;
     };
-    if !member.is_eligible() || !tables.has_room(member.backend) {
+    if !member.is_eligible()
+        || is_limited(tables, member.backend) && !tables.has_room(member.backend)
+    {
         return Choice::NONE;
     }
     let standing = if tried & slot.bit() != 0 {
@@ -214,6 +216,12 @@ pub fn turns<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u64 {
 )]
 pub fn is_forgiven(suspicions: u64, forgiven: u32) -> bool {
     suspicions as u32 == forgiven
+}
+
+/// Whether there is a limit to a backend's connections: few have one, and this is quickly said.
+#[inline(always)]
+fn is_limited<F: Family, T: Tables<F>>(tables: &T, id: BackendId) -> bool {
+    tables.backend(id).is_none_or(|it| it.max_connections != 0)
 }
 
 /// Whether a backend, or the gateway's connection table, has room for another connection.
