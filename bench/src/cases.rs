@@ -32,9 +32,9 @@ impl Traffic {
         }
     }
 
-    /// Whether the reference programs know these flows.
-    pub(crate) fn is_established(self) -> bool {
-        matches!(self, Self::ToBackend | Self::ToClient)
+    /// Whether a service has these packets: the reference programs know what to do with them too.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::ToBackend | Self::ToClient | Self::Opening)
     }
 }
 

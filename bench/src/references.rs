@@ -30,6 +30,22 @@ pub(crate) fn fill(feeder: &mut Feeder, connections: &[Connection]) -> Result<()
     Ok(())
 }
 
+/// Lets the reference programs know the service of a family, behind which they have one backend.
+pub(crate) fn serve(feeder: &mut Feeder, family: Family, backend: SocketAddr) -> Result<()> {
+    let vip = vip(family);
+    match family {
+        Family::V4 => {
+            let (key, entry) = (service::<2>(vip), entry::<6>(backend, false));
+            feeder.hash("SERVED_V4")?.insert(key, entry, 0)?;
+        }
+        Family::V6 => {
+            let (key, entry) = (service::<5>(vip), entry::<9>(backend, false));
+            feeder.hash("SERVED_V6")?.insert(key, entry, 0)?;
+        }
+    }
+    Ok(())
+}
+
 /// Lets the ladder know these connections of IPv4, in both directions.
 pub(crate) fn fill_ladder(feeder: &mut Feeder, connections: &[Connection]) -> Result<()> {
     for (frame, new, is_source) in connections.iter().flat_map(flows) {
@@ -58,15 +74,26 @@ fn key<const WORDS: usize>(frame: &[u8]) -> [u32; WORDS] {
     fill_words(words(bytes).chain([TCP]))
 }
 
+/// The words of a service's address, and its port.
+fn service<const WORDS: usize>(vip: SocketAddr) -> [u32; WORDS] {
+    let [p0, p1] = vip.port().to_be_bytes();
+    let port = u32::from_ne_bytes([p0, p1, 0, 0]);
+    fill_words(words(&octets(vip)).chain([port]))
+}
+
 /// The new address, port and whether it is the source's; MAC addresses and counter.
 fn entry<const WORDS: usize>(new: SocketAddr, is_source: bool) -> [u32; WORDS] {
-    let address = match new.ip() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
+    let address = octets(new);
     let [p0, p1] = new.port().to_be_bytes();
     let port = u32::from_ne_bytes([p0, p1, u8::from(is_source), 0]);
     fill_words(words(&address).chain([port]).chain(MACS_AND_COUNTER))
+}
+
+fn octets(of: SocketAddr) -> Vec<u8> {
+    match of.ip() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// As many of the words as there is room for, and zeros behind them.

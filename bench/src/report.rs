@@ -37,7 +37,7 @@ pub(crate) struct Row {
     pub(crate) floor: f64,
     /// pglb alone.
     pub(crate) net: f64,
-    /// What the reference programs take, net; only where they know the flows.
+    /// What the reference programs take, net; only for packets of a service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) references: Option<References>,
     /// pglb to the whole reference program over the same flows; over one flow where there is

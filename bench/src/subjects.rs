@@ -24,9 +24,10 @@ pub(crate) enum Program {
     Answer,
     /// (b): headers read and checked.
     Parse,
-    /// (c): and the flow found in a HASH of a million.
+    /// (c): and the flow found in a HASH of a million; the service of a new one.
     Find,
-    /// (d): and rewritten, checksums and MAC addresses included, and counted.
+    /// (d): and rewritten, checksums and MAC addresses included, and counted; a new one is put into
+    /// an `LRU_HASH`, both ways.
     Rewrite,
     /// pglb's own.
     Pglb,
@@ -107,6 +108,9 @@ pub(crate) fn prepare(
         let (known, new) = clients.split_at(extent.connections());
         let connections = world.establish(known)?;
         references::fill(feeder, &connections)?;
+        if let Some(connection) = connections.first() {
+            references::serve(feeder, *family, connection.backend)?;
+        }
         let cases = extent.cases(*family).into_iter();
         // The hot flow is what all others are held against.
         let is_wanted = |case: &Case| {
@@ -130,7 +134,7 @@ fn add_case(
 ) -> Result<()> {
     let (frames, ends) = frames(case, connections, new);
     let feed = feeder.prepare(&frames)?;
-    let programs: &[Program] = if case.traffic.is_established() {
+    let programs: &[Program] = if case.traffic.is_ours() {
         use Program::{Answer, Find, Parse, Pglb, Rewrite};
         &[Answer, Parse, Find, Rewrite, Pglb]
     } else {
@@ -142,7 +146,7 @@ fn add_case(
             case,
             program: *program,
             feed: feed.clone(),
-            code: match reference(*program, case.family) {
+            code: match reference(*program, case) {
                 Some(name) => feeder.reference(name)?,
                 None => world.program()?,
             },
@@ -159,16 +163,21 @@ fn add_case(
     Ok(())
 }
 
-fn reference(program: Program, family: Family) -> Option<&'static str> {
-    Some(match (program, family) {
-        (Program::Answer, _) => "answer",
-        (Program::Parse, Family::V4) => "parse_v4",
-        (Program::Parse, Family::V6) => "parse_v6",
-        (Program::Find, Family::V4) => "find_v4",
-        (Program::Find, Family::V6) => "find_v6",
-        (Program::Rewrite, Family::V4) => "rewrite_v4",
-        (Program::Rewrite, Family::V6) => "rewrite_v6",
-        (Program::Pglb, _) => return None,
+fn reference(program: Program, case: Case) -> Option<&'static str> {
+    let is_new = case.traffic == Traffic::Opening;
+    Some(match (program, case.family, is_new) {
+        (Program::Answer, ..) => "answer",
+        (Program::Parse, Family::V4, _) => "parse_v4",
+        (Program::Parse, Family::V6, _) => "parse_v6",
+        (Program::Find, Family::V4, false) => "find_v4",
+        (Program::Find, Family::V6, false) => "find_v6",
+        (Program::Rewrite, Family::V4, false) => "rewrite_v4",
+        (Program::Rewrite, Family::V6, false) => "rewrite_v6",
+        (Program::Find, Family::V4, true) => "seek_v4",
+        (Program::Find, Family::V6, true) => "seek_v6",
+        (Program::Rewrite, Family::V4, true) => "open_v4",
+        (Program::Rewrite, Family::V6, true) => "open_v6",
+        (Program::Pglb, ..) => return None,
     })
 }
 

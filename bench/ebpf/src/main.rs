@@ -15,6 +15,7 @@ mod cache;
 mod feeder;
 mod frame;
 mod ladder;
+mod opening;
 mod prices;
 mod reference;
 

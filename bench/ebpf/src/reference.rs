@@ -22,8 +22,8 @@ static REFERENCE_V6: HashMap<[u32; 10], [u32; 9]> = HashMap::with_max_entries(1 
 static REFERENCE_TRAFFIC: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(256, 0);
 
 /// Bytes of Ethernet, IP and TCP headers.
-const HEADERS_V4: usize = 54;
-const HEADERS_V6: usize = 74;
+pub(crate) const HEADERS_V4: usize = 54;
+pub(crate) const HEADERS_V6: usize = 74;
 
 /// (a): the answer alone.
 #[xdp]
@@ -103,7 +103,7 @@ pub(crate) fn read<F: Family, const HEADERS: usize>(ctx: &XdpContext) -> Option<
 }
 
 #[inline(always)]
-fn key_v4(frame: &Frame) -> [u32; 4] {
+pub(crate) fn key_v4(frame: &Frame) -> [u32; 4] {
     [
         frame.read(V4::SOURCE),
         frame.read(V4::SOURCE + 4),
@@ -113,7 +113,7 @@ fn key_v4(frame: &Frame) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn key_v6(frame: &Frame) -> [u32; 10] {
+pub(crate) fn key_v6(frame: &Frame) -> [u32; 10] {
     let mut key = [6; 10];
     for (index, word) in key.iter_mut().enumerate().take(8) {
         *word = frame.read(V6::SOURCE + index * 4);
