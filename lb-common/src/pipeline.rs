@@ -297,7 +297,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 return decision;
             }
         }
-        if self.is_opening() {
+        if self.packet.tcp.is_opening() {
             self.open(tried)
         } else {
             self.refuse()
@@ -331,12 +331,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Ok(_) => Reason::UnknownSegment,
         };
         Decision::of(Err(reason))
-    }
-
-    /// Whether the packet asks for a new connection.
-    #[inline(always)]
-    fn is_opening(&self) -> bool {
-        self.packet.tcp.is_opening()
     }
 
     /// The service at `vip`.

@@ -24,7 +24,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             self.end(flow, Phase::Reset);
             // A forged RST leaves the backend's end open.
             self.linger(&flow);
-        } else if self.is_opening() && flow.direction() == Direction::ToBackend {
+        } else if self.packet.tcp.is_opening() && flow.direction() == Direction::ToBackend {
             // A SYN on a live connection goes to its backend, which answers with a challenge
             // ACK (RFC 5961, section 4): a forged SYN cannot move a session. Nor can a late one end
             // a connection that its client has half closed; if it is a client's that has forgotten
@@ -94,7 +94,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 Decision::of(Err(Reason::StrayReset))
             };
         }
-        if !self.is_opening() || flow.direction() == Direction::ToClient {
+        if !self.packet.tcp.is_opening() || flow.direction() == Direction::ToClient {
             return Decision::of(Err(Reason::Superseded));
         }
         let opposite_key = Local(flow.leaving.reversed());

@@ -23,7 +23,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             return self.supersede(flow);
         }
         match flow.direction() {
-            Direction::ToBackend if self.is_opening() => self.syn_again(flow),
+            Direction::ToBackend if self.packet.tcp.is_opening() => self.syn_again(flow),
             Direction::ToBackend => Decision::of(self.take_from_client(flow)),
             Direction::ToClient => Decision::of(self.take_from_backend(flow)),
         }
