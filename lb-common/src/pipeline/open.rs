@@ -47,12 +47,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Forwarding::Nat => {}
         }
         if let Some(draft) = self.remember_both(first.slot(), tried) {
-            let decision = self.send_on(draft);
-            if decision.made().is_err() {
-                self.tables.forget(self.key);
-                self.tables.count(draft.slot, Milestone::HalfClosed);
-            }
-            return decision;
+            return self.send_on(draft);
         }
         if self.remember_reply(first.slot()) {
             return self.start(first.slot(), Forwarding::Nat, 0, tried);
@@ -95,8 +90,8 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
     }
 
-    /// Writes both flows of a nat connection at once, if nothing is in their way; returns the draft
-    /// of the client's.
+    /// Writes both flows of a nat connection at once, if nothing is in their way, nor in that of the
+    /// SYN, since this counts it; returns the draft of the client's.
     #[inline(never)]
     fn remember_both(&self, slot: Slot, tried: u32) -> Option<T::Found> {
         let member = self.tables.member(slot)?;
@@ -112,6 +107,10 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
                 .with_memo(tried)
         };
         let draft = self.with_way(self.tables.draft(self.key, flow)?);
+        let mtu = u32::from(draft.next_hop.mtu);
+        if mtu != 0 && self.packet.ip.total_length() > mtu {
+            return None;
+        }
         let reply = || self.reply(&reply_key, slot, member.generation);
         self.tables.open(draft, &reply_key, reply).then_some(draft)
     }
