@@ -41,8 +41,9 @@ impl FilterBit {
     }
 }
 
+/// What an endpoint is found by, in 24 bits.
 #[inline(always)]
-fn hash<A: Address>(endpoint: Endpoint<A>) -> u32 {
+pub(crate) fn hash<A: Address>(endpoint: Endpoint<A>) -> u32 {
     let port = u32::from(u16::from_ne_bytes(endpoint.port));
     // One multiplication: the addresses of a site differ in few bits, and a clash costs a search.
     let folded = u64::from(endpoint.address.fold()) ^ u64::from(port) << 32;

@@ -41,6 +41,7 @@ pub mod reason;
 pub mod refuse;
 pub mod rewrite;
 pub mod service;
+pub mod service_table;
 pub mod source;
 pub mod tables;
 pub mod tally;

@@ -13,6 +13,7 @@ use crate::flow_table::Entry;
 use crate::gateway::Gateway;
 use crate::member::Member;
 use crate::service::{Service, ServiceKey};
+use crate::service_table::ServiceRow;
 use crate::source::{Pace, SourceKey, SourceTally};
 use crate::tally::{Tally, Traffic};
 use crate::trunk::Trunk;
@@ -35,6 +36,8 @@ pod! {
     ServiceKey<V4Address>: 8 bytes,
     ServiceKey<V6Address>: 20 bytes,
     Service: 20 bytes,
+    ServiceRow<V4Address>: 32 bytes,
+    ServiceRow<V6Address>: 44 bytes,
     Capture: 8 bytes,
     Member: 40 bytes,
     Backend<V6Address>: 64 bytes,

@@ -19,7 +19,8 @@ use lb_common::limits::{
 };
 use lb_common::member::Member;
 use lb_common::reason::Reason;
-use lb_common::service::{Service, ServiceKey};
+use lb_common::service::ServiceKey;
+use lb_common::service_table::{SERVICE_ROWS, ServiceRow};
 use lb_common::source::{Pace, SourceKey, SourceTally};
 use lb_common::tally::{Tally, Traffic};
 use lb_common::trunk::Trunk;
@@ -37,8 +38,6 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 const BPF_F_NO_PREALLOC: u32 = 1;
 #[expect(clippy::cast_possible_truncation, reason = "there are 25")]
 const REASON_COUNT: u32 = Reason::ALL.len() as u32;
-/// A service, and that its address is a VIP.
-const SERVICE_ENTRIES: u32 = 2 * MAX_SERVICES as u32;
 
 /// Established flows, two for each connection, and the tags of their buckets. The controller sets
 /// both sizes when it loads the program; nothing is ever evicted.
@@ -66,12 +65,11 @@ pub(crate) static LINGERING: HashMap<FlowKey<V6Address>, Tick> =
 /// What cannot be ours, at a glance.
 #[map]
 pub(crate) static FILTER: Array<u64> = Array::pinned(FILTER_WORDS, 0);
+/// The services, and which addresses are VIPs.
 #[map]
-pub(crate) static SERVICES_V4: HashMap<ServiceKey<V4Address>, Service> =
-    HashMap::pinned(SERVICE_ENTRIES, 0);
+pub(crate) static SERVICES_V4: Array<ServiceRow<V4Address>> = Array::pinned(SERVICE_ROWS, 0);
 #[map]
-pub(crate) static SERVICES_V6: HashMap<ServiceKey<V6Address>, Service> =
-    HashMap::pinned(SERVICE_ENTRIES, 0);
+pub(crate) static SERVICES_V6: Array<ServiceRow<V6Address>> = Array::pinned(SERVICE_ROWS, 0);
 /// The access lists: networks behind the 16-bit number of their service.
 #[map]
 pub(crate) static ACCESS_V4: LpmTrie<[u8; 6], u8> =

@@ -1,12 +1,13 @@
 //! Rows of tables, by what they are read and written for.
 
-use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::Array;
 use lb_common::choose::is_forgiven;
-use lb_common::family::WideAddress;
+use lb_common::family::{Address, WideAddress};
 use lb_common::flow::{Direction, FlowKey, Tick};
 use lb_common::pipeline::Forward;
 use lb_common::reason::Reason;
 use lb_common::service::{Service, ServiceKey};
+use lb_common::service_table::{self, ServiceRow};
 use lb_common::source::{Pace, SourceKey, SourceTally};
 use lb_common::tally::{Milestone, Tally};
 use lb_common::trunk::Trunk;
@@ -172,13 +173,19 @@ pub(crate) fn count_in(tally: Option<*mut Tally>, milestone: u32) {
     }
 }
 
-/// Finds a service. The controller replaces entries whole.
-#[inline(always)]
-pub(crate) fn find_service<A>(
-    table: &HashMap<ServiceKey<A>, Service>,
+/// Finds a service.
+#[inline(never)]
+pub(crate) fn find_service<A: Address + 'static>(
+    table: &Array<ServiceRow<A>>,
     key: &ServiceKey<A>,
 ) -> Option<&'static Service> {
-    row(table.get_ptr_mut(key)).map(|service| &*service)
+    for place in service_table::rows(key) {
+        let row = row(table.get_ptr_mut(place))?;
+        if row.is_used() && row.key == *key {
+            return Some(&row.service);
+        }
+    }
+    None
 }
 
 /// How frames of an interface leave, if it is a VLAN device.

@@ -22,14 +22,14 @@ use lb_common::trunk::Trunk;
 use self::entries::*;
 pub use self::flows::AMEND_PIN;
 use self::flows::{Amender, FlowTable};
+use self::services::ServiceTable;
 use crate::engine::kernel::{AccessLists, Flows};
 
 mod entries;
 mod flows;
+mod services;
 mod sources;
 
-/// The services of one family.
-type ServiceMap<A> = HashMap<MapData, ServiceKey<A>, Service>;
 /// A ring as the kernel holds it.
 type Ring = [u8; 16_384];
 
@@ -44,8 +44,8 @@ pub struct Tables {
     amender: Amender,
     lingering: HashMap<MapData, FlowKey<WideAddress>, Tick>,
     filter: Array<MapData, u64>,
-    services_v4: ServiceMap<V4Address>,
-    services_v6: ServiceMap<V6Address>,
+    services_v4: ServiceTable<V4Address>,
+    services_v6: ServiceTable<V6Address>,
     access_v4: LpmTrie<MapData, [u8; 6], u8>,
     access_v6: LpmTrie<MapData, [u8; 18], u8>,
     sources: HashMap<MapData, SourceKey, SourceTally>,
@@ -88,8 +88,8 @@ impl Tables {
             amender: Amender::new(pin_dir, array("AMENDMENT")?)?,
             lingering: hash("LINGERING")?.try_into()?,
             filter: array("FILTER")?.try_into()?,
-            services_v4: hash("SERVICES_V4")?.try_into()?,
-            services_v6: hash("SERVICES_V6")?.try_into()?,
+            services_v4: ServiceTable::new(array("SERVICES_V4")?)?,
+            services_v6: ServiceTable::new(array("SERVICES_V6")?)?,
             access_v4: trie("ACCESS_V4")?.try_into()?,
             access_v6: trie("ACCESS_V6")?.try_into()?,
             sources: hash("SOURCES")?.try_into()?,
@@ -150,10 +150,9 @@ impl Tables {
     }
 
     fn service_entries(&self) -> Result<Vec<(ServiceKey<IpAddr>, Service)>> {
-        let mut services = Vec::new();
-        collect_services(&self.services_v4, &mut services)?;
-        collect_services(&self.services_v6, &mut services)?;
-        Ok(services)
+        let v4 = self.services_v4.entries()?.into_iter().map(either_service);
+        let v6 = self.services_v6.entries()?.into_iter().map(either_service);
+        Ok(v4.chain(v6).collect())
     }
 
     /// Every network of the access lists.
@@ -257,18 +256,17 @@ impl Tables {
     /// Writes a service.
     pub fn set_service(&mut self, key: ServiceKey<IpAddr>, service: Service) -> Result<()> {
         match key.vip().address {
-            IpAddr::V4(_) => self.services_v4.insert(narrow_service(key), service, ANY)?,
-            IpAddr::V6(_) => self.services_v6.insert(narrow_service(key), service, ANY)?,
+            IpAddr::V4(_) => self.services_v4.set(narrow_service(key), service),
+            IpAddr::V6(_) => self.services_v6.set(narrow_service(key), service),
         }
-        Ok(())
     }
 
     /// Removes a service.
     pub fn remove_service(&mut self, key: ServiceKey<IpAddr>) -> Result<()> {
-        gone_is_fine(match key.vip().address {
+        match key.vip().address {
             IpAddr::V4(_) => self.services_v4.remove(&narrow_service(key)),
             IpAddr::V6(_) => self.services_v6.remove(&narrow_service(key)),
-        })
+        }
     }
 
     /// Notes an address of services.

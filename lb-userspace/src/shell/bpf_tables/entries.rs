@@ -2,13 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::Result;
-use aya::Pod;
 use lb_common::family::{Address as WordAddress, ip};
 use lb_common::flow::Endpoint;
 use lb_common::service::{Service, ServiceId, ServiceKey};
-
-use super::ServiceMap;
 
 /// More entries than any table has.
 pub(super) const MOST_STEPS: usize = 1 << 24;
@@ -17,19 +13,11 @@ pub(super) const SERVICE_BITS: u32 = 16;
 /// The port of an entry that only tells that its address is a VIP.
 pub(super) const VIP_PORT: [u8; 2] = [0, 0];
 
-pub(super) fn collect_services<A: WordAddress>(
-    table: &ServiceMap<A>,
-    services: &mut Vec<(ServiceKey<IpAddr>, Service)>,
-) -> Result<()>
-where
-    ServiceKey<A>: Pod,
-{
-    for entry in table.iter() {
-        let (key, service) = entry?;
-        let vip = key.vip().map(|address| ip(address.widen()));
-        services.push((ServiceKey::new(vip), service));
-    }
-    Ok(())
+pub(super) fn either_service<A: WordAddress>(
+    (key, service): (ServiceKey<A>, Service),
+) -> (ServiceKey<IpAddr>, Service) {
+    let vip = key.vip().map(|address| ip(address.widen()));
+    (ServiceKey::new(vip), service)
 }
 
 pub(super) fn narrow_service<A: WordAddress>(key: ServiceKey<IpAddr>) -> ServiceKey<A> {
