@@ -112,8 +112,8 @@ pub struct Found<A> {
 enum Table {
     Established,
     Transient,
-    /// None yet: it is the draft.
-    None,
+    /// In no table yet.
+    Draft,
 }
 
 impl<A> Deref for Found<A> {
@@ -220,7 +220,7 @@ where
                     change(flow);
                 }
             }
-            Table::None => {
+            Table::Draft => {
                 if let Some(flow) = &mut *self.draft.borrow_mut() {
                     change(flow);
                 }

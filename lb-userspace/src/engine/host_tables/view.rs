@@ -22,7 +22,7 @@ where
         let flow = match found.table {
             Table::Established => self.established.borrow().get(&found.key).copied(),
             Table::Transient => self.transient.borrow_mut().find(&found.key),
-            Table::None => *self.draft.borrow(),
+            Table::Draft => *self.draft.borrow(),
         };
         Found {
             flow: flow.unwrap_or(found.flow),
@@ -103,7 +103,7 @@ where
         *self.draft.borrow_mut() = Some(flow);
         Some(Found {
             key: *key,
-            table: Table::None,
+            table: Table::Draft,
             flow,
         })
     }
