@@ -25,9 +25,10 @@ impl<A: Copy> ServiceKey<A> {
     /// VIP and port.
     #[inline(always)]
     pub const fn vip(&self) -> Endpoint<A> {
+        let [first, second, ..] = self.port.to_ne_bytes();
         Endpoint {
             address: self.address,
-            port: [self.port.to_ne_bytes()[0], self.port.to_ne_bytes()[1]],
+            port: [first, second],
         }
     }
 }

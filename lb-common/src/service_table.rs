@@ -6,10 +6,12 @@
 
 use crate::family::Address;
 use crate::filter;
+use crate::limits::MAX_SERVICES;
 use crate::service::{Service, ServiceKey};
 
-/// Rows of the table: eight times what it may hold, so that no service finds its rows taken.
-pub const SERVICE_ROWS: u32 = 1_024;
+/// Rows of the table: eight times what it may hold, services and their VIPs, so that none finds its
+/// rows taken.
+pub const SERVICE_ROWS: u32 = 8 * 2 * MAX_SERVICES as u32;
 /// Rows in which one service may lie.
 const NAMED: u32 = 8;
 
@@ -48,6 +50,14 @@ impl<A> ServiceRow<A> {
     }
 }
 
+impl<A: PartialEq> ServiceRow<A> {
+    /// Whether the service with this key is in it.
+    #[inline(always)]
+    pub fn is_of(&self, key: &ServiceKey<A>) -> bool {
+        self.is_used() && self.key == *key
+    }
+}
+
 /// The rows in which the service with this key may lie.
 #[inline(always)]
 pub fn rows<A: Address>(key: &ServiceKey<A>) -> impl Iterator<Item = u32> + Clone + use<A> {
@@ -59,12 +69,10 @@ pub fn rows<A: Address>(key: &ServiceKey<A>) -> impl Iterator<Item = u32> + Clon
 /// that is free. `None` if all are taken.
 pub fn row_for<A: Address>(
     key: &ServiceKey<A>,
-    named: impl Iterator<Item = (u32, ServiceRow<A>)> + Clone,
+    mut named: impl Iterator<Item = (u32, ServiceRow<A>)> + Clone,
 ) -> Option<(u32, ServiceRow<A>)> {
-    let mut its_own = named.clone();
-    its_own
-        .find(|(_, row)| row.is_used() && row.key == *key)
-        .or_else(|| named.clone().find(|(_, row)| !row.is_used()))
+    let free = named.clone().find(|(_, row)| !row.is_used());
+    named.find(|(_, row)| row.is_of(key)).or(free)
 }
 
 #[cfg(test)]
@@ -75,7 +83,6 @@ mod tests {
     use super::*;
     use crate::family::v4;
     use crate::flow::Endpoint;
-    use crate::limits::MAX_SERVICES;
     use crate::service::{Algorithm, ServiceId};
 
     fn service(number: u16) -> Service {
@@ -113,7 +120,7 @@ mod tests {
             }
             for (number, key) in (round..).zip(keys) {
                 let mut found = rows(key).map(|row| table[row as usize]);
-                let found = found.find(|row| row.is_used() && row.key == *key);
+                let found = found.find(|row| row.is_of(key));
                 let is_there = (number - round) % 3 != 0;
                 assert_eq!(
                     found.map(|row| row.service),

@@ -181,7 +181,7 @@ pub(crate) fn find_service<A: Address + 'static>(
 ) -> Option<&'static Service> {
     for place in service_table::rows(key) {
         let row = row(table.get_ptr_mut(place))?;
-        if row.is_used() && row.key == *key {
+        if row.is_of(key) {
             return Some(&row.service);
         }
     }

@@ -49,7 +49,7 @@ where
     /// Removes a service, if it is there.
     pub(super) fn remove(&mut self, key: &ServiceKey<A>) -> Result<()> {
         for (number, row) in self.named(key)? {
-            if row.is_used() && row.key == *key {
+            if row.is_of(key) {
                 self.0.set(number, row.hidden(), ANY)?;
             }
         }
