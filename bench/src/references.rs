@@ -1,11 +1,11 @@
 //! The tables of the reference programs, with the same connections in them as pglb has.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Result;
 
 use crate::feeder::Feeder;
-use crate::frame::{self, Content, Family, build};
+use crate::frame::{self, Content, Family, build, octets};
 use crate::world::{Connection, vip};
 
 /// MAC addresses and the row of a counter: as good as any.
@@ -78,22 +78,15 @@ fn key<const WORDS: usize>(frame: &[u8]) -> [u32; WORDS] {
 fn service<const WORDS: usize>(vip: SocketAddr) -> [u32; WORDS] {
     let [p0, p1] = vip.port().to_be_bytes();
     let port = u32::from_ne_bytes([p0, p1, 0, 0]);
-    fill_words(words(&octets(vip)).chain([port]))
+    fill_words(words(&octets(vip.ip())).chain([port]))
 }
 
 /// The new address, port and whether it is the source's; MAC addresses and counter.
 fn entry<const WORDS: usize>(new: SocketAddr, is_source: bool) -> [u32; WORDS] {
-    let address = octets(new);
+    let address = octets(new.ip());
     let [p0, p1] = new.port().to_be_bytes();
     let port = u32::from_ne_bytes([p0, p1, u8::from(is_source), 0]);
     fill_words(words(&address).chain([port]).chain(MACS_AND_COUNTER))
-}
-
-fn octets(of: SocketAddr) -> Vec<u8> {
-    match of.ip() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 /// As many of the words as there is room for, and zeros behind them.

@@ -54,22 +54,16 @@ pub fn change(old: [[u8; 2]; 2], new: [[u8; 2]; 2]) -> u32 {
     without[0] + without[1] + with[0] + with[1]
 }
 
-/// The checksum of data to whose sum `difference` is added.
-#[inline(always)]
-pub fn add(checksum: [u8; 2], difference: u16) -> [u8; 2] {
-    add_unfolded(checksum, u32::from(difference))
-}
-
 /// The checksum of data to whose sum some differences are added, which together are less than 2^31.
 #[inline(always)]
-pub fn add_unfolded(checksum: [u8; 2], differences: u32) -> [u8; 2] {
+pub fn add(checksum: [u8; 2], differences: u32) -> [u8; 2] {
     finish(u32::from(!u16::from_ne_bytes(checksum)) + differences)
 }
 
 /// The checksum after words that summed to `old` have been replaced by words that sum to `new`.
 #[inline(always)]
 pub fn replace(checksum: [u8; 2], old: u32, new: u32) -> [u8; 2] {
-    add(checksum, difference(old, new))
+    add(checksum, u32::from(difference(old, new)))
 }
 
 #[cfg(test)]

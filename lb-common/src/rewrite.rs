@@ -20,7 +20,7 @@ pub fn rewrite<F: Family>(packet: &mut Headers<'_, F>, flow: &Flow<F::Address>) 
     tcp.set_destination(leaving.destination_port);
     // The TCP checksum covers the addresses too, through the pseudo-header (RFC 9293, 3.1).
     let both = u32::from(addresses) + ports;
-    tcp.set_checksum(checksum::add_unfolded(tcp.checksum(), both));
+    tcp.set_checksum(checksum::add(tcp.checksum(), both));
 }
 
 /// Turns an ICMP error about a packet that left the gateway into the error about the packet that had
@@ -60,7 +60,7 @@ fn rewrite_quotation<F: Family>(
         .set(leaving.destination_port, leaving.source_port);
     if let Some(tcp) = &mut error.quoted_checksum {
         let before = checksum::sum(&tcp.0);
-        tcp.0 = checksum::add(tcp.0, both);
+        tcp.0 = checksum::add(tcp.0, u32::from(both));
         total += u32::from(checksum::difference(before, checksum::sum(&tcp.0)));
     }
     checksum::fold(total)
@@ -89,7 +89,7 @@ fn readdress_error<F: Family>(
     if F::ICMP_COVERS_ADDRESSES {
         total += u32::from(addresses);
     }
-    let sum = checksum::add(error.icmp.checksum(), checksum::fold(total));
+    let sum = checksum::add(error.icmp.checksum(), total);
     error.icmp.set_checksum(sum);
     error.ip.readdress(source, leaving.destination, addresses);
 }

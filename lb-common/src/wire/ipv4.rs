@@ -50,7 +50,7 @@ impl Ipv4 {
 
     #[inline(always)]
     fn add_to_checksum(&mut self, difference: u16) {
-        let checksum = checksum::add(self.checksum(), difference);
+        let checksum = checksum::add(self.checksum(), u32::from(difference));
         put(&mut self.0, 10, checksum);
     }
 }
