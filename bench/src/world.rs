@@ -185,8 +185,8 @@ fn set_up(tables: &mut Tables, max_connections: u32) -> Result<()> {
             row.set_endpoint(wide_endpoint(address));
             tables.set_backend(id, row)?;
             filter.set(FilterBit::of_backend(endpoint(address)));
-            let mut member = Member::default().eligible(true);
-            (member.generation, member.backend, member.weight) = (1, id, 100);
+            let mut member = Member::default().eligible(true).weighing(100);
+            (member.generation, member.backend) = (1, id);
             tables.set_member(Slot::of(service, number), member)?;
         }
         let row = Service::new(service, BACKENDS, Algorithm::LeastConnections, 0);

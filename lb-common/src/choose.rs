@@ -3,7 +3,7 @@
 use crate::family::{Address, Family, mix};
 use crate::flow::FlowKey;
 use crate::limits::{MAX_MEMBERS, RING_STEPS};
-use crate::member::{BackendId, Slot};
+use crate::member::{BackendId, Member, Slot};
 use crate::service::{Algorithm, Service, ServiceId};
 use crate::tables::Tables;
 use crate::tally::Load;
@@ -34,15 +34,13 @@ impl Choice {
     const STANDING_SHIFT: u32 = 62;
     const LOAD_SHIFT: u32 = 16;
     const MOST_LOAD: u64 = (1 << (Self::STANDING_SHIFT - Self::LOAD_SHIFT)) - 1;
-    /// Connections are compared in parts of one, so that weights up to 1,000 tell.
-    const PARTS: u64 = 1 << 16;
 
     /// What is never chosen.
     pub const NONE: Self = Self((Standing::Ineligible as u64) << Self::STANDING_SHIFT);
 
     #[inline(always)]
-    fn new(standing: Standing, load: &Load, weight: u16, slot: Slot) -> Self {
-        let load = load.weighed(weight, Self::PARTS);
+    fn new(standing: Standing, load: &Load, member: &Member, slot: Slot) -> Self {
+        let load = load.weighed(member.weight(), member.cost());
         let load = load.min(Self::MOST_LOAD) << Self::LOAD_SHIFT;
         Self((standing as u64) << Self::STANDING_SHIFT | load | u64::from(slot.0))
     }
@@ -138,7 +136,7 @@ pub fn walk_ring<F: Family, T: Tables<F>>(
         let Some(index) = tables.ring(service, position) else {
             break;
         };
-        let choice = tables.consider(Slot::of(service, index), tried);
+        let choice = consider(tables, Slot::of(service, index), tried);
         if choice.is_good() {
             return choice;
         }
@@ -146,10 +144,7 @@ pub fn walk_ring<F: Family, T: Tables<F>>(
     Choice::NONE
 }
 
-/// The best member of all; among equals the one with the fewest turns for its weight.
-///
-/// The turns are what spreads connections that come one after the other, each closed before the
-/// next: there the members are always level.
+/// The best member of all.
 #[inline(always)]
 pub fn least_loaded<F: Family, T: Tables<F>>(
     tables: &T,
@@ -163,16 +158,25 @@ pub fn least_loaded<F: Family, T: Tables<F>>(
             break;
         }
         let slot = Slot::of(service, index);
-        let choice = tables.consider(slot, tried);
-        if choice.is_level_with(best) {
-            if tables.turns(slot) < tables.turns(best.slot()) {
-                best = choice;
-            }
-        } else if choice < best {
-            best = choice;
-        }
+        best = Choice(tables.unfollowed(better(tables, best, slot, tried).0));
     }
     best
+}
+
+/// The better choice of `best` and the member in a slot, for a connection that has tried the members
+/// `tried`; among equals the one with the fewest turns for its weight.
+///
+/// The turns are what spreads connections that come one after the other, each closed before the
+/// next: there the members are always level.
+#[inline(always)]
+fn better<F: Family, T: Tables<F>>(tables: &T, best: Choice, slot: Slot, tried: u32) -> Choice {
+    let choice = consider(tables, slot, tried);
+    let is_better = if choice.is_level_with(best) {
+        turns(tables, slot) < turns(tables, best.slot())
+    } else {
+        choice < best
+    };
+    if is_better { choice } else { best }
 }
 
 /// The member in a slot as a choice for a connection that has tried the members `tried`.
@@ -181,9 +185,7 @@ pub fn consider<F: Family, T: Tables<F>>(tables: &T, slot: Slot, tried: u32) -> 
     let (Some(member), Some(tally)) = (tables.member(slot), tables.slot_tally(slot)) else {
         return Choice::NONE;
     };
-    if !member.is_eligible()
-        || is_limited(tables, member.backend) && !tables.has_room(member.backend)
-    {
+    if !member.is_eligible() || member.is_limited() && !tables.has_room(member.backend) {
         return Choice::NONE;
     }
     let standing = if tried & slot.bit() != 0 {
@@ -194,18 +196,19 @@ pub fn consider<F: Family, T: Tables<F>>(tables: &T, slot: Slot, tried: u32) -> 
         Standing::Good
     };
     let load = Load::of(&tally, member.half_reaped, member.reaped);
-    Choice::new(standing, &load, member.weight, slot)
+    Choice::new(standing, &load, &member, slot)
 }
 
 /// The turns that the member in a slot has had since its service was last reshaped, for its
 /// weight.
 #[inline(always)]
-pub fn turns<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u64 {
+fn turns<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u64 {
     let (Some(member), Some(tally)) = (tables.member(slot), tables.slot_tally(slot)) else {
         return u64::MAX;
     };
     let turns = tally.half_opened.saturating_sub(member.baseline);
-    turns.saturating_mul(Choice::PARTS) / u64::from(member.weight).max(1)
+    // At a million SYNs a second and weight 1 it wraps after half a year, and evens out again.
+    turns.wrapping_mul(member.cost())
 }
 
 /// Whether a probe has cleared every suspicion of a slot.
@@ -216,12 +219,6 @@ pub fn turns<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u64 {
 )]
 pub fn is_forgiven(suspicions: u64, forgiven: u32) -> bool {
     suspicions as u32 == forgiven
-}
-
-/// Whether there is a limit to a backend's connections: few have one, and this is quickly said.
-#[inline(always)]
-fn is_limited<F: Family, T: Tables<F>>(tables: &T, id: BackendId) -> bool {
-    tables.backend(id).is_none_or(|it| it.max_connections != 0)
 }
 
 /// Whether a backend, or the gateway's connection table, has room for another connection.

@@ -2,7 +2,7 @@
 
 /// The layout of all tables. Raised with every change of an entry's layout or meaning, so that a
 /// controller never reads the tables of another one wrongly.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// The gateway as the kernel sees it. Only the controller writes it.
 #[repr(C)]

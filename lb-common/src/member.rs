@@ -67,14 +67,15 @@ pub struct Member {
     /// Flows of another generation are superseded. It only ever grows, also when the slot gets
     /// another backend; 0 is no generation.
     pub generation: u32,
-    /// The backend.
-    pub backend: BackendId,
-    /// Its share of new connections; 0 is none.
-    pub weight: u16,
-    is_eligible: u8,
-    reserved: [u8; 3],
     /// How many of the slot's suspicions ([`crate::tally::Tally::suspicions`]) a probe has cleared.
     pub forgiven: u32,
+    cost: u32,
+    /// The backend.
+    pub backend: BackendId,
+    weight: u16,
+    is_eligible: u8,
+    is_limited: u8,
+    reserved: [u8; 6],
     /// Connections that the slot had been given when the service's choice was last reshaped; the
     /// turns of least-connections count from here.
     pub baseline: u64,
@@ -85,12 +86,56 @@ pub struct Member {
 }
 
 impl Member {
+    /// The cost of a connection to a member of weight 1.
+    pub const COST: u32 = 1 << 20;
+
+    /// The same member with this share of new connections; 0 is none.
+    pub const fn weighing(self, weight: u16) -> Self {
+        let cost = if weight == 0 {
+            0
+        } else {
+            Self::COST / weight as u32
+        };
+        Self {
+            weight,
+            cost,
+            ..self
+        }
+    }
+
+    /// Its share of new connections; 0 is none.
+    #[inline(always)]
+    pub const fn weight(&self) -> u16 {
+        self.weight
+    }
+
+    /// What one connection to it costs: [`Self::COST`] for its weight. It is kept because the kernel
+    /// would take longer to divide than for all the rest of a choice.
+    #[inline(always)]
+    pub const fn cost(&self) -> u64 {
+        self.cost as u64
+    }
+
     /// The same member, taking new connections or not.
     pub const fn eligible(self, is_eligible: bool) -> Self {
         Self {
             is_eligible: is_eligible as u8,
             ..self
         }
+    }
+
+    /// The same member, its backend having a limit of connections or not.
+    pub const fn limited(self, is_limited: bool) -> Self {
+        Self {
+            is_limited: is_limited as u8,
+            ..self
+        }
+    }
+
+    /// Whether its backend has a limit of connections.
+    #[inline(always)]
+    pub const fn is_limited(&self) -> bool {
+        self.is_limited != 0
     }
 
     /// Whether it takes new connections.

@@ -125,22 +125,13 @@ pub trait Tables<F: Family> {
     fn ring(&self, service: ServiceId, position: u32) -> Option<u8>;
     /// The number of this turn of a round-robin service; each call is another turn.
     fn take_turn(&self, service: ServiceId) -> u32;
-    /// [`choose::consider`]. This and the next four are part of the trait for the kernel's sake:
-    /// there each is a function that the verifier checks once, not at every call.
-    fn consider(&self, slot: Slot, tried: u32) -> Choice
-    where
-        Self: Sized,
-    {
-        choose::consider(self, slot, tried)
+    /// The same number. The kernel's verifier knows nothing about it any more: it would follow every
+    /// value that a branch has fixed from one member to the next.
+    fn unfollowed(&self, number: u64) -> u64 {
+        number
     }
-    /// [`choose::turns`].
-    fn turns(&self, slot: Slot) -> u64
-    where
-        Self: Sized,
-    {
-        choose::turns(self, slot)
-    }
-    /// [`choose::walk_ring`].
+    /// [`choose::walk_ring`]. This and the next two are part of the trait for the kernel's sake: there
+    /// each is a function that the verifier checks once, not at every call.
     fn walk_ring(&self, service: ServiceId, length: u32, start: u32, tried: u32) -> Choice
     where
         Self: Sized,

@@ -92,21 +92,21 @@ impl Load {
         self.half_open > HALF_OPEN_FLOOD
     }
 
-    /// How the connections weigh on a member of this weight, in parts of one connection for each
-    /// unit of weight; `parts` make one.
+    /// What the connections cost a member of this weight, if one costs it `cost`.
     ///
-    /// A half-open one weighs as much as an established one, up to [`HALF_OPEN_RUSH`], and little
+    /// A half-open one costs as much as an established one, up to [`HALF_OPEN_RUSH`], and little
     /// beyond that: a flood can make a member look as loaded as a rush of clients does, and not
-    /// much more. But it never weighs nothing, or all of the flood would go where most of it is.
+    /// much more. But it never costs nothing, or all of the flood would go where most of it is.
     #[inline(always)]
-    pub fn weighed(&self, weight: u16, parts: u64) -> u64 {
-        let weight = u64::from(weight).max(1);
-        let rush = self.half_open.min(weight * HALF_OPEN_RUSH);
+    pub fn weighed(&self, weight: u16, cost: u64) -> u64 {
+        let rush = self.half_open.min(u64::from(weight) * HALF_OPEN_RUSH);
         let flood = self.half_open - rush;
-        let whole = (self.established + rush).saturating_mul(parts);
-        let rest = flood.saturating_mul(parts / HALF_OPEN_DISCOUNT);
-        whole.saturating_add(rest) / weight
+        let parts = (self.established + rush) * HALF_OPEN_DISCOUNT + flood;
+        parts.min(Self::MOST_PARTS) * cost / HALF_OPEN_DISCOUNT
     }
+
+    /// More than a gateway can have, and little enough to be multiplied by any cost.
+    const MOST_PARTS: u64 = 1 << 40;
 
     /// How many of a backend's `most` connections are taken: all of a rush, so that many clients at
     /// the same moment do not exceed the limit; but a flood takes a quarter of them at the most.

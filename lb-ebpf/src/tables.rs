@@ -15,9 +15,7 @@ use lb_common::tally::{Milestone, Tally};
 
 use crate::family::TabledFamily;
 use crate::maps::flows::{claim, copy, draft, find, insert, insert_drafted, look_up, open, remove};
-use crate::maps::global::{
-    pglb_consider, pglb_count, pglb_has_room, pglb_least_loaded, pglb_turns, pglb_walk_ring,
-};
+use crate::maps::global::{pglb_count, pglb_has_room, pglb_least_loaded, pglb_walk_ring};
 use crate::maps::rows::{self, find_lingering, find_pace, keys};
 use crate::maps::{
     BACKEND_TALLIES, BACKENDS, BPF_ANY, FILTER, Keys, LINGERING, MEMBER_HOPS, MEMBERS, PACES,
@@ -279,13 +277,8 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn consider(&self, slot: Slot, tried: u32) -> Choice {
-        Choice(pglb_consider(u32::from(slot.0), tried))
-    }
-
-    #[inline(always)]
-    fn turns(&self, slot: Slot) -> u64 {
-        pglb_turns(u32::from(slot.0))
+    fn unfollowed(&self, number: u64) -> u64 {
+        rows::unfollowed(number)
     }
 
     #[inline(always)]

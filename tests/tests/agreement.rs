@@ -219,7 +219,7 @@ fn tables<F: Host>(random: &mut Random) -> HostTables<F> {
         }
     }
     for member in tables.members.values_mut() {
-        *member = member.eligible(!random.one_in(3));
+        *member = member.eligible(!random.one_in(3)).limited(true);
     }
     for number in 0..CLIENTS {
         if random.one_in(2) {

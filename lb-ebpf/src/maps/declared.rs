@@ -155,6 +155,9 @@ pub(crate) struct Keys {
 
 #[map]
 pub(crate) static KEYS: PerCpuArray<Keys> = PerCpuArray::with_max_entries(1, 0);
+/// A number that the verifier is to know nothing about.
+#[map]
+pub(crate) static UNFOLLOWED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// The key of the flow that is searched for, in words.
 #[map]
 pub(crate) static SOUGHT_V4: PerCpuArray<Sought<V4Address>> = PerCpuArray::with_max_entries(1, 0);

@@ -24,18 +24,6 @@ const TABLES: KernelTables<'_> = KernelTables { ctx: None };
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn pglb_consider(slot: u32, tried: u32) -> u64 {
-    choose::consider::<V4, _>(&TABLES, Slot(slot as u16), tried).0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn pglb_turns(slot: u32) -> u64 {
-    choose::turns::<V4, _>(&TABLES, Slot(slot as u16))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
 pub(crate) extern "C" fn pglb_walk_ring(service: u32, length: u32, start: u32, tried: u32) -> u64 {
     choose::walk_ring::<V4, _>(&TABLES, ServiceId(service as u16), length, start, tried).0
 }

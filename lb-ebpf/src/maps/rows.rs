@@ -194,6 +194,16 @@ pub(crate) fn find_trunk(interface: u32) -> Option<Trunk> {
     row(TRUNKS.get_ptr_mut(interface)).map(|trunk| *trunk)
 }
 
+/// The same number, about which the verifier knows nothing: it follows what is on the stack, but not
+/// what is in a table.
+#[inline(always)]
+pub(crate) fn unfollowed(number: u64) -> u64 {
+    row(UNFOLLOWED.get_ptr_mut(0)).map_or(number, |place| {
+        *place = number;
+        load(place)
+    })
+}
+
 /// When a port began to linger.
 #[inline(always)]
 pub(crate) fn find_lingering(key: &FlowKey<WideAddress>) -> Option<Tick> {

@@ -59,7 +59,7 @@ fn services(tables: &Tables) -> anyhow::Result<Vec<Value>> {
                 "slot": slot.0,
                 "generation": member.generation,
                 "eligible": member.is_eligible(),
-                "weight": member.weight,
+                "weight": member.weight(),
                 "half_open": load.half_open,
                 "established": load.established,
                 "suspect": !lb_common::choose::is_forgiven(tally.suspicions, member.forgiven),

@@ -126,10 +126,12 @@ impl Engine {
 }
 
 fn member_row(member: &Member, backend: &Backend) -> MemberRow {
-    let mut row = MemberRow::default().eligible(member.verdict.is_eligible());
+    let mut row = MemberRow::default()
+        .eligible(member.verdict.is_eligible())
+        .weighing(backend.weight())
+        .limited(backend.config.max_connections.is_some());
     row.generation = member.generation;
     row.backend = backend.id;
-    row.weight = backend.weight();
     row.forgiven = member.forgiven;
     row.baseline = member.baseline;
     row.half_reaped = member.reaped.half_open;

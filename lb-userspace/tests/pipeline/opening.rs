@@ -363,7 +363,8 @@ fn two_services_over_one_backend_do_not_mix_up_one_client_port() {
     // The second service would choose the same backend, and must take the other.
     for index in [0, 1] {
         let is_chosen = backend(index + 1) == first.backend;
-        world.member(slot(1, index)).weight = if is_chosen { 1_000 } else { 1 };
+        let member = world.member(slot(1, index));
+        *member = member.weighing(if is_chosen { 1_000 } else { 1 });
     }
     let second = world.establish(client(0), vip(1));
     assert_ne!(second.backend, first.backend);

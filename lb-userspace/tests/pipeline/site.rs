@@ -105,8 +105,8 @@ pub(crate) fn ip_check<F: Kind>(ip: &F::Header) -> [u8; 2] {
 impl<F: Kind> Site<F> {
     pub(crate) fn new(forwarding: Forwarding) -> Self {
         let mut tables = HostTables::<F>::new();
-        let mut member = Member::default().eligible(true);
-        (member.generation, member.backend, member.weight) = (1, BackendId(1), 100);
+        let mut member = Member::default().eligible(true).weighing(100);
+        (member.generation, member.backend) = (1, BackendId(1));
         tables.members.insert(SLOT, member);
         let mut backend = Backend::default();
         backend.set_endpoint(at::<F>(BACKEND, 5432).map(Address::widen));

@@ -116,8 +116,8 @@ impl World {
         let length = u8::try_from(members.len()).unwrap();
         for (index, &(backend, weight)) in (0..).zip(members) {
             let id = BackendId(u16::from(backend));
-            let mut member = Member::default().eligible(true);
-            (member.generation, member.backend, member.weight) = (1, id, weight);
+            let mut member = Member::default().eligible(true).weighing(weight);
+            (member.generation, member.backend) = (1, id);
             self.tables.members.insert(slot(number, index), member);
             let row = self.tables.backends.entry(id).or_default();
             row.set_endpoint(endpoint(self::backend(backend)).map(Address::widen));
@@ -146,12 +146,14 @@ impl World {
     }
 
     pub(crate) fn limit_backend(&mut self, number: u8, max_connections: u32) {
-        let backend = self
-            .tables
-            .backends
-            .get_mut(&BackendId(u16::from(number)))
-            .unwrap();
+        let id = BackendId(u16::from(number));
+        let backend = self.tables.backends.get_mut(&id).unwrap();
         backend.max_connections = max_connections;
+        for member in self.tables.members.values_mut() {
+            if member.backend == id {
+                *member = member.limited(true);
+            }
+        }
     }
 
     /// Ends all connections of a member.

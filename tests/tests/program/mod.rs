@@ -206,8 +206,8 @@ pub(crate) fn add_service<F: Side>(
     let length = u8::try_from(members.len()).expect("at most 32 members");
     for (index, &(backend, weight)) in (0..).zip(members) {
         let id = BackendId(u16::from(backend));
-        let mut member = Member::default().eligible(true);
-        (member.generation, member.backend, member.weight) = (1, id, weight);
+        let mut member = Member::default().eligible(true).weighing(weight);
+        (member.generation, member.backend) = (1, id);
         tables.members.insert(slot(number, index), member);
         let row = tables.backends.entry(id).or_default();
         row.set_endpoint(endpoint::<F>(self::backend(backend)).map(|it| it.widen()));

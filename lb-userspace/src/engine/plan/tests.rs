@@ -43,10 +43,9 @@ fn network(service: u16, third: u8) -> (ServiceId, Address, u8) {
 prop_compose! {
     fn member()(generation in 1..4_u32, backend in 1..BACKENDS, weight in 0..3_u16,
                 is_eligible: bool, baseline in 0..3_u64) -> Member {
-        let mut member = Member::default().eligible(is_eligible);
+        let mut member = Member::default().eligible(is_eligible).weighing(weight);
         member.generation = generation;
         member.backend = BackendId(backend);
-        member.weight = weight;
         member.baseline = baseline;
         member
     }

@@ -203,8 +203,8 @@ impl<F: Kind> Network<F> {
             .collect();
         for (number, address) in (0..backends).zip(&addresses) {
             let (slot, id) = (slot(number.into()), BackendId(1 + number));
-            let mut member = Member::default().eligible(true);
-            (member.generation, member.backend, member.weight) = (1, id, 100);
+            let mut member = Member::default().eligible(true).weighing(100);
+            (member.generation, member.backend) = (1, id);
             site.tables.members.insert(slot, member);
             let mut backend = Backend::default();
             backend.set_endpoint(at::<F>(BACKEND + number, 5432).map(Address::widen));
