@@ -236,7 +236,7 @@ impl Tags {
 
 /// Ways of a bucket: the highest bit of the byte of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Matches(u64);
+pub struct Matches(pub u64);
 
 impl Matches {
     /// The first of them; at least [`WAYS`] when there is none.

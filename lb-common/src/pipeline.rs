@@ -183,6 +183,8 @@ pub enum Left {
     Established,
     /// One that had none when it came, or a SYN.
     Unknown,
+    /// A SYN that had none.
+    New,
 }
 
 /// Carries data and ACKs of an established connection on, whose member and whose way are as they
@@ -195,16 +197,18 @@ pub fn carry<F: Family, T: Tables<F>>(
     now: Tick,
 ) -> Carried {
     // A SYN asks for a connection that is most likely not there.
-    let flow = if packet.tcp.is_opening() {
+    let is_opening = packet.tcp.is_opening();
+    let flow = if is_opening {
         None
     } else {
         tables.recall(&FlowKey::of(packet))
     };
     let Some(flow) = flow else {
-        if tables.may_be_ours(&FlowKey::of(packet)) {
-            return Carried::Left(Left::Unknown);
+        if !tables.may_be_ours(&FlowKey::of(packet)) {
+            return Carried::Refused(Reason::NotOurs);
         }
-        return Carried::Refused(Reason::NotOurs);
+        let is_new = is_opening && !tables.may_be_known(&FlowKey::of(packet));
+        return Carried::Left(if is_new { Left::New } else { Left::Unknown });
     };
     if tables.generation(flow.slot) != Some(flow.generation)
         || packet.tcp.flags() & (Tcp::SYN | Tcp::FIN | Tcp::RST | Tcp::ACK) != Tcp::ACK
@@ -274,34 +278,32 @@ pub fn refuse_odd<F: Family, T: Tables<F>>(
 impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     #[inline(always)]
     fn classify(&mut self, left: Left) -> Decision {
-        let mut tried = 0;
+        let decision = match left {
+            Left::New => Decision::NONE,
+            Left::Established | Left::Unknown => self.go_on(left),
+        };
+        match decision.tried() {
+            None => decision,
+            Some(tried) if self.packet.tcp.is_opening() => self.open(tried),
+            Some(_) => self.refuse(),
+        }
+    }
+
+    /// Handles a packet of a connection that there is, unless it belongs to it no more.
+    #[inline(always)]
+    fn go_on(&mut self, left: Left) -> Decision {
         let mut flow = None;
         if left == Left::Established {
             flow = self.tables.established(self.key);
         }
         if flow.is_none() {
             if let Some(flow) = self.tables.transient(self.key) {
-                let decision = self.advance(flow);
-                match decision.tried() {
-                    Some(members) => tried = members,
-                    None => return decision,
-                }
-            } else if left == Left::Unknown {
-                // Another CPU may just have moved it from there.
-                flow = self.tables.established(self.key);
+                return self.advance(flow);
             }
+            // Another CPU may just have moved it from there.
+            flow = self.tables.established(self.key);
         }
-        if let Some(flow) = flow {
-            let decision = self.attend(flow);
-            if decision.tried().is_none() {
-                return decision;
-            }
-        }
-        if self.packet.tcp.is_opening() {
-            self.open(tried)
-        } else {
-            self.refuse()
-        }
+        flow.map_or(Decision::NONE, |flow| self.attend(flow))
     }
 
     /// Handles a packet of an established connection that is more than data or an ACK, or whose

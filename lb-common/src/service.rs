@@ -183,6 +183,12 @@ impl Service {
         self.is_holding != 0
     }
 
+    /// Whether there are clients that may not connect, or not as often as they like.
+    #[inline(always)]
+    pub const fn is_selective(&self) -> bool {
+        self.restriction != 0 || self.source_connections | self.source_rate != 0
+    }
+
     /// What holds for clients that no access list names; `None` when there is no list.
     #[inline(always)]
     pub const fn restriction(&self) -> Option<Access> {

@@ -97,6 +97,9 @@ pub trait Tables<F: Family> {
 
     /// Whether a packet with this key can be to a service or from a backend. `true` is a maybe.
     fn may_be_ours(&self, key: &FlowKey<F::Address>) -> bool;
+    /// Whether a flow of either table can have this key: what a SYN asks for is most likely in neither.
+    /// `true` is a maybe.
+    fn may_be_known(&self, key: &FlowKey<F::Address>) -> bool;
     /// The service at a VIP and port; at port 0, one that only tells that the address is a VIP.
     fn service(&self, key: &ServiceKey<F::Address>) -> Option<Self::Service>;
     /// What the longest network of a service's access lists that holds this client says.

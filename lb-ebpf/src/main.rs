@@ -41,6 +41,8 @@ use crate::tables::KernelTables;
 
 /// No XDP action: the packet belongs to no established connection.
 const UNKNOWN: u32 = u32::MAX;
+/// No XDP action: the packet is a SYN that belongs to no connection.
+const NEW: u32 = u32::MAX - 5;
 /// No XDP action: the packet is more than data or an ACK of an established connection.
 const ESTABLISHED: u32 = u32::MAX - 4;
 /// No XDP action: the packet may be an ICMP error.
@@ -77,7 +79,7 @@ fn pglb(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn handle<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
     let mut action = carry_on::<F>(ctx, came);
-    if action == UNKNOWN || action == ESTABLISHED {
+    if matches!(action, UNKNOWN | ESTABLISHED | NEW) {
         let mut decision = Decision(handle_left::<F>(ctx, action));
         if let Some(opening) = decision.opening() {
             let port = (F::TAKE_PORT)(u32::from(opening.slot.0));
@@ -108,17 +110,13 @@ fn carry_on<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
         Carried::Refused(reason) => hold_back(ctx, came, &packet.egress, reason),
         Carried::Left(Left::Established) => ESTABLISHED,
         Carried::Left(Left::Unknown) => UNKNOWN,
+        Carried::Left(Left::New) => NEW,
     }
 }
 
 /// Everything else. It has a stack of its own, and so reads the packet anew.
 #[inline(never)]
 fn handle_left<F: Readable + TabledFamily>(ctx: &XdpContext, action: u32) -> u64 {
-    let left = if action == UNKNOWN {
-        Left::Unknown
-    } else {
-        Left::Established
-    };
     let mut packet = match F::read(ctx) {
         Ok(packet) => packet,
         Err(reason) => return Decision::of(Err(reason)).0,
@@ -127,6 +125,11 @@ fn handle_left<F: Readable + TabledFamily>(ctx: &XdpContext, action: u32) -> u64
         return Decision::of(Err(Reason::Inconsistent)).0;
     };
     *key = FlowKey::of(&packet);
+    let left = match action {
+        NEW => Left::New,
+        ESTABLISHED => Left::Established,
+        _ => Left::Unknown,
+    };
     let tables = KernelTables { ctx: Some(ctx) };
     let decision = classify(&tables, &mut packet, key, now(), left);
     keep_egress(packet.egress);

@@ -14,7 +14,9 @@ use lb_common::tables::{Full, Tables};
 use lb_common::tally::{Milestone, Tally};
 
 use crate::family::TabledFamily;
-use crate::maps::flows::{claim, copy, draft, find, insert, insert_drafted, look_up, open, remove};
+use crate::maps::flows::{
+    claim, copy, draft, find, insert, insert_drafted, look_up, may_hold, open, remove,
+};
 use crate::maps::global::{pglb_count, pglb_has_room, pglb_least_loaded, pglb_walk_ring};
 use crate::maps::rows::{self, find_lingering, find_pace, keys};
 use crate::maps::{
@@ -189,6 +191,11 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
             word.is_none_or(|word| word & bit.bit != 0)
         };
         has(FilterBit::of_service(key.receiver())) || has(FilterBit::of_backend(key.sender()))
+    }
+
+    #[inline(always)]
+    fn may_be_known(&self, key: &FlowKey<F::Address>) -> bool {
+        may_hold::<F::Transient, F::Established>(key)
     }
 
     #[inline(always)]

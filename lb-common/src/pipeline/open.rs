@@ -1,7 +1,7 @@
 //! A SYN opens a connection: allowed, chosen, remembered, sent on.
 
 use super::{Arrival, Decision, Opening};
-use crate::choose::{Choice, choose};
+use crate::choose::{self, Choice, choose};
 use crate::family::Family;
 use crate::flow::{Direction, Endpoint, Flow, FlowKey, Local};
 use crate::member::{BackendId, Slot};
@@ -24,14 +24,16 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if self.packet.ip.hop_limit() <= 1 {
             return Decision::of(Err(Reason::HopLimit));
         }
-        let refusal = self.admit(&service);
-        if refusal != Decision::NONE {
-            return refusal;
+        if service.is_selective() {
+            let refusal = self.admit(&service);
+            if refusal != Decision::NONE {
+                return refusal;
+            }
         }
-        if !self.tables.has_room(BackendId::GATEWAY) {
+        if !choose::has_room(self.tables, BackendId::GATEWAY) {
             return Decision::of(Err(Reason::TableFull));
         }
-        let first = self.choose(&service, self.key, tried);
+        let first = choose(self.tables, &service, self.key, tried);
         if !first.is_possible() {
             return Decision::of(Err(if service.is_holding() {
                 Reason::Held
@@ -97,7 +99,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let member = self.tables.member(slot)?;
         let backend = self.tables.backend(member.backend)?.endpoint();
         let reply_key = Local(FlowKey::between(backend, self.key.sender()));
-        if self.tables.established(&reply_key).is_some() {
+        if self.tables.may_be_known(&reply_key) && self.is_known(&reply_key) {
             return None;
         }
         let flow = || {
@@ -187,6 +189,12 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         let reply = || self.reply(reply_key, slot, generation);
         self.tables.claim(reply_key, before, reply) || is_own(self.tables, self.key, reply_key)
+    }
+
+    /// Whether there is a flow under this key.
+    #[inline(never)]
+    fn is_known(&self, key: &FlowKey<F::Address>) -> bool {
+        self.tables.transient(key).is_some() || self.tables.established(key).is_some()
     }
 
     /// The flow of the replies of a nat connection.

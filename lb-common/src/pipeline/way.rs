@@ -21,9 +21,23 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if flow.next_hop.generation == self.tables.next_hop_generation() {
             flow
         } else {
-            self.look_up(flow);
+            if !self.takes_kept_way(flow) {
+                self.look_up(flow);
+            }
             self.tables.reread(flow)
         }
+    }
+
+    /// Gives the flow the way that another one to the same member has, if that is kept.
+    #[inline(always)]
+    fn takes_kept_way(&self, flow: T::Found) -> bool {
+        self.shares_ways(flow) && self.tables.reuse_next_hop(flow, self.now)
+    }
+
+    /// Whether the flow goes the same way as all others to its member.
+    #[inline(always)]
+    fn shares_ways(&self, flow: T::Found) -> bool {
+        flow.direction() == Direction::ToBackend && self.tables.shares_next_hops()
     }
 
     #[inline(never)]
@@ -34,10 +48,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     /// Finds the next hop of the flow's packets, as the routing tables have it now.
     #[inline(never)]
     fn look_up(&self, flow: T::Found) {
-        let is_shared = flow.direction() == Direction::ToBackend && self.tables.shares_next_hops();
-        if is_shared && self.tables.reuse_next_hop(flow, self.now) {
-            return;
-        }
         let mut receiver = flow.leaving.destination;
         if flow.forwarding() == Forwarding::Dsr
             && let Some(backend) = self.endpoint(flow.slot)
@@ -53,7 +63,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
         self.tables.note_next_hop(flow, next_hop);
         // Routers may share the work by whose packets they are (ECMP).
-        if is_shared && !next_hop.is_router() {
+        if self.shares_ways(flow) && !next_hop.is_router() {
             self.tables.keep_next_hop(flow, self.now);
         }
     }

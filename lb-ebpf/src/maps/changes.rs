@@ -11,8 +11,9 @@ use lb_common::flow_table::{Entry, Home, Keyed, Tags, WAYS};
 use lb_common::tally::Milestone;
 
 use super::flows::{FlowTable, entry_at, locate, tags};
-use super::global::{pglb_count, pglb_pause};
+use super::global::pglb_pause;
 use super::position::{Mode, Position};
+use super::rows::count;
 use super::*;
 
 /// A word of tags is tried to be changed so often while other CPUs change it.
@@ -20,50 +21,55 @@ const ATTEMPTS: u32 = 8;
 /// A lock is tried to be taken so often: for 100 microseconds, far longer than it is held.
 const LOCK_ATTEMPTS: u32 = 64;
 
-/// Writes the draft into its table, as `mode` has it.
+/// Writes the draft into its table, as `mode` has it; tells whether it did.
 #[inline(always)]
-pub(super) fn insert_draft<T: FlowTable>(mode: Mode) -> Position {
+pub(super) fn insert_draft<T: FlowTable>(mode: Mode) -> bool {
     let Some(draft) = row(T::DRAFT.get_ptr_mut(0)) else {
-        return Position::NONE;
+        return false;
     };
     let claimed = claim_home::<T>(draft);
-    if let Some(entry) = entry_at::<T>(claimed) {
+    if !claimed.is_doubted()
+        && let Some(entry) = entry_at::<T>(claimed)
+    {
         overwrite(entry, draft);
         publish::<T>(claimed);
-        return claimed;
+        return true;
     }
+    give_back::<T>(claimed);
     let home = home_of::<T>(draft);
     if !lock::<T>(&home) {
-        return Position::NONE;
+        return false;
     }
-    let position = put::<T>(draft, &home, mode);
+    let is_in = put::<T>(draft, &home, mode);
     unlock::<T>(&home);
-    position
+    is_in
 }
 
 /// Writes both drafts, those of a new connection, into a table that has neither of them, if no other
-/// CPU is in the way; tells where the first one is. Both ways are claimed, and the connection is
-/// counted, before either flow is written, because an atomic instruction waits for all stores before it.
+/// CPU is in the way; tells whether it did. Both ways are claimed, and the connection is counted,
+/// before either flow is written, because an atomic instruction waits for all stores before it.
 #[inline(always)]
-pub(super) fn insert_both<T: FlowTable>() -> Position {
+pub(super) fn insert_both<T: FlowTable>() -> bool {
     let (Some(draft), Some(other)) = (row(T::DRAFT.get_ptr_mut(0)), row(T::DRAFT.get_ptr_mut(1)))
     else {
-        return Position::NONE;
+        return false;
     };
     let claimed = claim_home::<T>(draft);
     let other_claimed = claim_home::<T>(other);
-    let (Some(entry), Some(other_entry)) = (entry_at::<T>(claimed), entry_at::<T>(other_claimed))
-    else {
-        give_back::<T>(claimed);
-        give_back::<T>(other_claimed);
-        return Position::NONE;
-    };
-    pglb_count(u32::from(draft.flow.slot.0), Milestone::HalfOpened as u32);
-    overwrite(entry, draft);
-    overwrite(other_entry, other);
-    publish::<T>(claimed);
-    publish::<T>(other_claimed);
-    claimed
+    if let (Some(entry), Some(other_entry)) = (entry_at::<T>(claimed), entry_at::<T>(other_claimed))
+        && !is_there::<T>(claimed, draft)
+        && !is_there::<T>(other_claimed, other)
+    {
+        count(u32::from(draft.flow.slot.0), Milestone::HalfOpened as u32);
+        overwrite(entry, draft);
+        overwrite(other_entry, other);
+        publish::<T>(claimed);
+        publish::<T>(other_claimed);
+        return true;
+    }
+    give_back::<T>(claimed);
+    give_back::<T>(other_claimed);
+    false
 }
 
 #[inline(always)]
@@ -71,30 +77,30 @@ fn home_of<T: FlowTable>(draft: &Entry<T::Address>) -> Home {
     Home::of(T::Address::words(&draft.key).as_ref(), seed(), T::size())
 }
 
-/// Writes the draft where its flow lies, or into a way of either bucket.
+/// Writes the draft where its flow lies, or into a way of either bucket; tells whether it did.
 #[inline(always)]
-fn put<T: FlowTable>(draft: &Entry<T::Address>, home: &Home, mode: Mode) -> Position {
-    let there = locate::<T>(&draft.key);
-    if let Some(entry) = entry_at::<T>(there) {
-        if mode != Mode::REPLACE && mode.0 != entry.flow.mark() {
-            return Position::NONE;
-        }
+fn put<T: FlowTable>(draft: &Entry<T::Address>, home: &Home, mode: Mode) -> bool {
+    if let Some(entry) = entry_at::<T>(locate::<T>(&draft.key)) {
         // Another CPU may read half of it, of the same connection.
-        overwrite(entry, draft);
-        return there;
+        let is_replaced = mode == Mode::REPLACE || mode.0 == entry.flow.mark();
+        if is_replaced {
+            overwrite(entry, draft);
+        }
+        return is_replaced;
     }
     let position = take_way::<T>(home);
-    if let Some(entry) = entry_at::<T>(position) {
-        // The way is claimed, so nobody else reads or writes it.
-        overwrite(entry, draft);
-        publish::<T>(position);
-    }
-    position
+    let Some(entry) = entry_at::<T>(position) else {
+        return false;
+    };
+    // The way is claimed, so nobody else reads or writes it.
+    overwrite(entry, draft);
+    publish::<T>(position);
+    true
 }
 
-/// Claims a way of the first bucket of a new flow, if it has more room than the second one and nobody
-/// is quicker.
-#[inline(never)]
+/// Claims a way of the first bucket of a new flow, if it has as much room as the second one and nobody
+/// is quicker; not one that may be the flow's own.
+#[inline(always)]
 fn claim_home<T: FlowTable>(draft: &Entry<T::Address>) -> Position {
     let Home { buckets, tag } = home_of::<T>(draft);
     let [first, second] = buckets;
@@ -103,19 +109,21 @@ fn claim_home<T: FlowTable>(draft: &Entry<T::Address>) -> Position {
     };
     let (now, other) = (Tags(load(tags)), Tags(load(others)));
     let (way, then) = now.claim(T::FORGETS);
-    let may_be_there = now.has(tag) || other.has(tag);
-    if now.is_taken() || way >= WAYS || may_be_there || !now.is_as_roomy_as(other) {
+    if now.is_taken() || way >= WAYS || now.of(way) == tag || !now.is_as_roomy_as(other) {
         return Position::NONE;
     }
     if !swap(tags, now.0, then.0) {
         return Position::NONE;
     }
-    if Tags(load(others)).has(tag) {
-        // Another CPU has put the flow there before this one had the bucket.
-        write_last(tags, way, Tags::CLAIMED, Tags::FREE);
-        return Position::NONE;
-    }
-    Position::new(first, way, tag)
+    // Read again: another CPU may have put the flow there before this one had the bucket.
+    let may_be_there = now.has(tag) || Tags(load(others)).has(tag);
+    Position::new(first, way, tag).doubted(may_be_there)
+}
+
+/// Whether the flow for which a way has been claimed is in the table already.
+#[inline(always)]
+fn is_there<T: FlowTable>(claimed: Position, draft: &Entry<T::Address>) -> bool {
+    claimed.is_doubted() && locate::<T>(&draft.key) != Position::NONE
 }
 
 /// Gives back what [`claim_home`] took.

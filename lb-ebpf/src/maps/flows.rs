@@ -35,7 +35,7 @@ pub(crate) trait FlowTable {
     /// [`search`], which the verifier checks once, as it does the next two.
     fn search() -> Position;
     /// [`insert_draft`].
-    fn insert_draft(mode: Mode) -> Position;
+    fn insert_draft(mode: Mode) -> bool;
     /// [`take_out`].
     fn take_out() -> bool;
 
@@ -71,8 +71,8 @@ macro_rules! flow_table {
             }
 
             #[inline(always)]
-            fn insert_draft(mode: Mode) -> Position {
-                Position($insert(mode.0))
+            fn insert_draft(mode: Mode) -> bool {
+                $insert(mode.0) != 0
             }
 
             #[inline(always)]
@@ -89,8 +89,8 @@ macro_rules! flow_table {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $insert(mode: u64) -> u64 {
-            insert_draft::<$name>(Mode(mode)).0
+        extern "C" fn $insert(mode: u64) -> u32 {
+            u32::from(insert_draft::<$name>(Mode(mode)))
         }
 
         #[unsafe(no_mangle)]
@@ -113,22 +113,22 @@ flow_table!(TransientV6 of V6Address, true: TRANSIENT_TAGS_V6, TRANSIENT_V6, DRA
 /// A table in which connections begin.
 pub(crate) trait OpeningTable: FlowTable {
     /// [`insert_both`], checked once.
-    fn insert_drafts() -> Position;
+    fn insert_drafts() -> bool;
 }
 
 macro_rules! opening_table {
     ($name:ident: $insert:ident) => {
         impl OpeningTable for $name {
             #[inline(always)]
-            fn insert_drafts() -> Position {
-                Position($insert())
+            fn insert_drafts() -> bool {
+                $insert() != 0
             }
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $insert() -> u64 {
-            insert_both::<$name>().0
+        extern "C" fn $insert() -> u32 {
+            u32::from(insert_both::<$name>())
         }
     };
 }
@@ -175,6 +175,26 @@ pub(crate) fn look_up<T: FlowTable>(key: &FlowKey<T::Address>) -> Option<Place<T
     entry_at::<T>(locate::<T>(key)).map(place)
 }
 
+/// Whether flows of either table have the tag that this key has there. All tags are read before any is
+/// looked at, so that the CPU waits once for all of them.
+#[inline(always)]
+pub(crate) fn may_hold<T, Other>(key: &FlowKey<T::Address>) -> bool
+where
+    T: FlowTable,
+    Other: FlowTable<Address = T::Address>,
+{
+    let words = T::Address::words(key);
+    matches::<T>(words.as_ref()) | matches::<Other>(words.as_ref()) != 0
+}
+
+/// The ways of a table that have the tag of a key: 0 if there are none.
+#[inline(always)]
+fn matches<T: FlowTable>(words: &[u64]) -> u64 {
+    let Home { buckets, tag } = Home::of(words, seed(), T::size());
+    let of = |bucket| tags::<T>(bucket).map_or(0, |tags| Tags(load(tags)).matching(tag).0);
+    of(buckets[0]) | of(buckets[1])
+}
+
 /// Puts a flow into its table, in the place of one that is there with its key; tells whether there
 /// was room.
 #[inline(always)]
@@ -199,7 +219,7 @@ pub(crate) fn draft<T: FlowTable>(
 /// Puts the draft into its table, as [`insert`] does.
 #[inline(always)]
 pub(crate) fn insert_drafted<T: FlowTable>() -> bool {
-    T::insert_draft(Mode::REPLACE) != Position::NONE
+    T::insert_draft(Mode::REPLACE)
 }
 
 /// Puts the draft and the flow of the replies into their table at once; `false`, and neither is there,
@@ -211,7 +231,7 @@ pub(crate) fn open<T: OpeningTable>(
 ) -> bool {
     row(T::DRAFT.get_ptr_mut(1)).is_some_and(|draft| {
         draft_flow(draft, reply_key, reply);
-        T::insert_drafts() != Position::NONE
+        T::insert_drafts()
     })
 }
 
@@ -226,7 +246,7 @@ pub(crate) fn claim<T: FlowTable>(
     let mode = before.map_or(Mode::CLAIM, |before| Mode(before.mark()));
     row(T::DRAFT.get_ptr_mut(0)).is_some_and(|draft| {
         draft_flow(draft, key, flow);
-        T::insert_draft(mode) != Position::NONE
+        T::insert_draft(mode)
     })
 }
 
@@ -254,7 +274,7 @@ where
     if !To::FORGETS {
         draft.flow.establish();
     }
-    To::insert_draft(Mode::REPLACE) != Position::NONE
+    To::insert_draft(Mode::REPLACE)
 }
 
 /// Removes a flow; tells whether it was there.

@@ -15,8 +15,8 @@ use lb_common::member::{BackendId, Slot};
 use lb_common::port;
 use lb_common::service::ServiceId;
 
-use super::rows::{count_in, now};
-use super::{BACKEND_TALLIES, MEMBERS, SLOT_TALLIES, pass_time};
+use super::pass_time;
+use super::rows::{count, now};
 use crate::family::TabledFamily;
 use crate::tables::KernelTables;
 
@@ -46,17 +46,7 @@ pub(crate) extern "C" fn pglb_has_room(backend: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn pglb_count(slot: u32, milestone: u32) -> u32 {
-    count_in(SLOT_TALLIES.get_ptr_mut(slot), milestone);
-    if let Some(member) = MEMBERS.get(slot) {
-        count_in(
-            BACKEND_TALLIES.get_ptr_mut(u32::from(member.backend.0)),
-            milestone,
-        );
-    }
-    count_in(
-        BACKEND_TALLIES.get_ptr_mut(u32::from(BackendId::GATEWAY.0)),
-        milestone,
-    );
+    count(slot, milestone);
     0
 }
 

@@ -19,6 +19,18 @@ impl Position {
         Self(u64::from(way) << 32 | tag << 40 | u64::from(bucket))
     }
 
+    /// The same position, claimed for a flow that may be in the table already, or not.
+    #[inline(always)]
+    pub(super) fn doubted(self, is_doubted: bool) -> Self {
+        Self(self.0 | u64::from(is_doubted) << 48)
+    }
+
+    /// Whether it was claimed for a flow that may be in the table already.
+    #[inline(always)]
+    pub(super) fn is_doubted(self) -> bool {
+        self.0 >> 48 & 1 != 0
+    }
+
     #[inline(always)]
     pub(super) fn bucket(self) -> u32 {
         self.0 as u32

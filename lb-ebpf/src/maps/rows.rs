@@ -4,6 +4,7 @@ use aya_ebpf::maps::Array;
 use lb_common::choose::is_forgiven;
 use lb_common::family::{Address, WideAddress};
 use lb_common::flow::{Direction, FlowKey, Tick};
+use lb_common::member::BackendId;
 use lb_common::pipeline::Forward;
 use lb_common::reason::Reason;
 use lb_common::service::{Service, ServiceKey};
@@ -153,9 +154,20 @@ pub(crate) fn ports() -> (u16, u16) {
         .map_or((0, 0), |gateway| (gateway.first_port, gateway.last_port))
 }
 
-/// Counts a milestone of a connection.
+/// Counts a milestone of a connection for its slot, its backend and the gateway.
 #[inline(always)]
-pub(crate) fn count_in(tally: Option<*mut Tally>, milestone: u32) {
+pub(crate) fn count(slot: u32, milestone: u32) {
+    count_in(SLOT_TALLIES.get_ptr_mut(slot), milestone);
+    if let Some(member) = MEMBERS.get(slot) {
+        let backend = u32::from(member.backend.0);
+        count_in(BACKEND_TALLIES.get_ptr_mut(backend), milestone);
+    }
+    let gateway = u32::from(BackendId::GATEWAY.0);
+    count_in(BACKEND_TALLIES.get_ptr_mut(gateway), milestone);
+}
+
+#[inline(always)]
+fn count_in(tally: Option<*mut Tally>, milestone: u32) {
     const HALF_OPENED: u32 = Milestone::HalfOpened as u32;
     const HALF_CLOSED: u32 = Milestone::HalfClosed as u32;
     const ESTABLISHED: u32 = Milestone::Established as u32;
@@ -173,13 +185,27 @@ pub(crate) fn count_in(tally: Option<*mut Tally>, milestone: u32) {
     }
 }
 
-/// Finds a service.
-#[inline(never)]
+/// Finds a service: mostly in the first of its rows.
+#[inline(always)]
 pub(crate) fn find_service<A: Address + 'static>(
     table: &Array<ServiceRow<A>>,
     key: &ServiceKey<A>,
 ) -> Option<&'static Service> {
-    for place in service_table::rows(key) {
+    let first = service_table::rows(key).next()?;
+    let row = row(table.get_ptr_mut(first))?;
+    if row.is_of(key) {
+        Some(&row.service)
+    } else {
+        find_displaced_service(table, key)
+    }
+}
+
+#[inline(never)]
+fn find_displaced_service<A: Address + 'static>(
+    table: &Array<ServiceRow<A>>,
+    key: &ServiceKey<A>,
+) -> Option<&'static Service> {
+    for place in service_table::rows(key).skip(1) {
         let row = row(table.get_ptr_mut(place))?;
         if row.is_of(key) {
             return Some(&row.service);

@@ -164,6 +164,10 @@ where
         true
     }
 
+    fn may_be_known(&self, _: &FlowKey<F::Address>) -> bool {
+        true
+    }
+
     fn service(&self, key: &ServiceKey<F::Address>) -> Option<FoundService> {
         self.services.get(key).copied().map(FoundService)
     }
