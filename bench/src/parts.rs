@@ -38,7 +38,7 @@ const LADDER: [(&str, &str); 11] = [
 ];
 
 /// One thing alone, after parsing.
-const PRICES: [(&str, &str); 13] = [
+const PRICES: [(&str, &str); 14] = [
     ("price_jiffies", "bpf_jiffies64"),
     ("price_coarse", "bpf_ktime_get_coarse_ns"),
     ("price_exact", "bpf_ktime_get_ns"),
@@ -46,6 +46,7 @@ const PRICES: [(&str, &str); 13] = [
         "price_filter",
         "look two endpoints up in a filter of 1,024 words",
     ),
+    ("price_calls", "ten calls of a small function"),
     ("price_adds", "three atomic additions"),
     (
         "price_slot",

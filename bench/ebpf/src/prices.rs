@@ -77,6 +77,19 @@ fn price_filter(ctx: XdpContext) -> u32 {
 }
 
 #[xdp]
+fn price_calls(ctx: XdpContext) -> u32 {
+    of(&ctx, |frame| {
+        let number: u64 = frame.read(V4::SOURCE);
+        frame.write(0, (0..10).fold(number, |number, _| called(number)));
+    })
+}
+
+#[inline(never)]
+fn called(number: u64) -> u64 {
+    number.wrapping_mul(3) ^ number >> 1
+}
+
+#[xdp]
 fn price_adds(ctx: XdpContext) -> u32 {
     of(&ctx, |_| {
         for index in 0..3 {
