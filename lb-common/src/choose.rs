@@ -2,8 +2,8 @@
 
 use crate::family::{Address, Family, mix};
 use crate::flow::FlowKey;
-use crate::limits::{MAX_MEMBERS, RING_STEPS};
-use crate::member::{BackendId, Member, Slot};
+use crate::limits::{MAX_MEMBERS, MAX_WEIGHT, RING_STEPS};
+use crate::member::{BackendId, Slot};
 use crate::service::{Algorithm, Service, ServiceId};
 use crate::tables::Tables;
 use crate::tally::Load;
@@ -22,27 +22,41 @@ pub enum Standing {
     Ineligible = 3,
 }
 
-/// A member as a choice for one connection: its [`Standing`], then its connections for its
-/// weight, then its slot. The lowest is chosen.
+/// A member as a choice for one connection: its [`Standing`], the weight of its connections, its own
+/// weight, and its slot. The best standing is chosen, and of those the least of the one weight for
+/// the other.
 ///
 /// One number, because the verifier follows every value that a branch has fixed, and must find
-/// nothing to follow from one member to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// nothing to follow from one member to the next (see [`Tables::unfollowed`]). Nothing is divided:
+/// that would take longer than all the rest, and equal shares would no longer be equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice(pub u64);
 
 impl Choice {
     const STANDING_SHIFT: u32 = 62;
-    const LOAD_SHIFT: u32 = 16;
+    const LOAD_SHIFT: u32 = 26;
     const MOST_LOAD: u64 = (1 << (Self::STANDING_SHIFT - Self::LOAD_SHIFT)) - 1;
+    const WEIGHT_SHIFT: u32 = 16;
+    const MOST_WEIGHT: u64 = (1 << (Self::LOAD_SHIFT - Self::WEIGHT_SHIFT)) - 1;
 
     /// What is never chosen.
     pub const NONE: Self = Self((Standing::Ineligible as u64) << Self::STANDING_SHIFT);
 
     #[inline(always)]
-    fn new(standing: Standing, load: &Load, member: &Member, slot: Slot) -> Self {
-        let load = load.weighed(member.weight(), member.cost());
-        let load = load.min(Self::MOST_LOAD) << Self::LOAD_SHIFT;
-        Self((standing as u64) << Self::STANDING_SHIFT | load | u64::from(slot.0))
+    fn new(standing: Standing, load: &Load, weight: u16, slot: Slot) -> Self {
+        let load = load.weight_on(weight).min(Self::MOST_LOAD) << Self::LOAD_SHIFT;
+        let weight = u64::from(weight).min(Self::MOST_WEIGHT) << Self::WEIGHT_SHIFT;
+        Self((standing as u64) << Self::STANDING_SHIFT | load | weight | u64::from(slot.0))
+    }
+
+    #[inline(always)]
+    fn load(self) -> u64 {
+        self.0 >> Self::LOAD_SHIFT & Self::MOST_LOAD
+    }
+
+    #[inline(always)]
+    fn weight(self) -> u64 {
+        self.0 >> Self::WEIGHT_SHIFT & Self::MOST_WEIGHT
     }
 
     /// Where the member lives.
@@ -73,12 +87,6 @@ impl Choice {
         self.0 < (Standing::Suspect as u64) << Self::STANDING_SHIFT
     }
 
-    /// Whether two members are of the same standing, with as many connections for their weight.
-    #[inline(always)]
-    fn is_level_with(self, other: Self) -> bool {
-        (self.0 ^ other.0) >> Self::LOAD_SHIFT == 0
-    }
-
     /// How good a choice it is.
     pub fn standing(self) -> Standing {
         match self.0 >> Self::STANDING_SHIFT {
@@ -89,6 +97,11 @@ impl Choice {
         }
     }
 }
+
+const _: () = assert!(
+    MAX_WEIGHT as u64 <= Choice::MOST_WEIGHT,
+    "a weight fits a choice"
+);
 
 /// Chooses the member for a new connection from the client in `key`; `tried` holds the members
 /// that it has tried, as bits.
@@ -171,12 +184,25 @@ pub fn least_loaded<F: Family, T: Tables<F>>(
 #[inline(always)]
 fn better<F: Family, T: Tables<F>>(tables: &T, best: Choice, slot: Slot, tried: u32) -> Choice {
     let choice = consider(tables, slot, tried);
-    let is_better = if choice.is_level_with(best) {
-        turns(tables, slot) < turns(tables, best.slot())
-    } else {
-        choice < best
-    };
-    if is_better { choice } else { best }
+    let (standing, best_standing) = (
+        choice.0 >> Choice::STANDING_SHIFT,
+        best.0 >> Choice::STANDING_SHIFT,
+    );
+    if standing != best_standing {
+        return if standing < best_standing {
+            choice
+        } else {
+            best
+        };
+    }
+    // One share is less than another if it is so after both are multiplied by both weights.
+    let mut share = choice.load() * best.weight();
+    let mut best_share = best.load() * choice.weight();
+    if share == best_share {
+        share = turns(tables, slot).wrapping_mul(best.weight());
+        best_share = turns(tables, best.slot()).wrapping_mul(choice.weight());
+    }
+    if share < best_share { choice } else { best }
 }
 
 /// The member in a slot as a choice for a connection that has tried the members `tried`.
@@ -185,6 +211,7 @@ pub fn consider<F: Family, T: Tables<F>>(tables: &T, slot: Slot, tried: u32) -> 
     let (Some(member), Some(tally)) = (tables.member(slot), tables.slot_tally(slot)) else {
         return Choice::NONE;
     };
+    let load = Load::of(&tally, member.half_reaped, member.reaped);
     if !member.is_eligible() || member.is_limited() && !tables.has_room(member.backend) {
         return Choice::NONE;
     }
@@ -195,20 +222,16 @@ pub fn consider<F: Family, T: Tables<F>>(tables: &T, slot: Slot, tried: u32) -> 
     } else {
         Standing::Good
     };
-    let load = Load::of(&tally, member.half_reaped, member.reaped);
-    Choice::new(standing, &load, &member, slot)
+    Choice::new(standing, &load, member.weight(), slot)
 }
 
-/// The turns that the member in a slot has had since its service was last reshaped, for its
-/// weight.
+/// The turns that the member in a slot has had since its service was last reshaped.
 #[inline(always)]
 fn turns<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u64 {
     let (Some(member), Some(tally)) = (tables.member(slot), tables.slot_tally(slot)) else {
-        return u64::MAX;
+        return 0;
     };
-    let turns = tally.half_opened.saturating_sub(member.baseline);
-    // At a million SYNs a second and weight 1 it wraps after half a year, and evens out again.
-    turns.wrapping_mul(member.cost())
+    tally.half_opened.saturating_sub(member.baseline)
 }
 
 /// Whether a probe has cleared every suspicion of a slot.

@@ -10,6 +10,9 @@ pub const MAX_SERVICES: u16 = 64;
 /// a connection has tried fit the bits of a `u32`.
 pub const MAX_MEMBERS: u8 = 32;
 
+/// The largest weight of a member. It fits the ten bits that it has in a choice.
+pub const MAX_WEIGHT: u16 = 1_000;
+
 /// Slots of the member table: [`MAX_MEMBERS`] for each service.
 pub const MAX_SLOTS: u32 = MAX_SERVICES as u32 * MAX_MEMBERS as u32;
 

@@ -69,13 +69,12 @@ pub struct Member {
     pub generation: u32,
     /// How many of the slot's suspicions ([`crate::tally::Tally::suspicions`]) a probe has cleared.
     pub forgiven: u32,
-    cost: u32,
     /// The backend.
     pub backend: BackendId,
     weight: u16,
     is_eligible: u8,
     is_limited: u8,
-    reserved: [u8; 6],
+    reserved: [u8; 2],
     /// Connections that the slot had been given when the service's choice was last reshaped; the
     /// turns of least-connections count from here.
     pub baseline: u64,
@@ -86,34 +85,15 @@ pub struct Member {
 }
 
 impl Member {
-    /// The cost of a connection to a member of weight 1.
-    pub const COST: u32 = 1 << 20;
-
     /// The same member with this share of new connections; 0 is none.
     pub const fn weighing(self, weight: u16) -> Self {
-        let cost = if weight == 0 {
-            0
-        } else {
-            Self::COST / weight as u32
-        };
-        Self {
-            weight,
-            cost,
-            ..self
-        }
+        Self { weight, ..self }
     }
 
     /// Its share of new connections; 0 is none.
     #[inline(always)]
     pub const fn weight(&self) -> u16 {
         self.weight
-    }
-
-    /// What one connection to it costs: [`Self::COST`] for its weight. It is kept because the kernel
-    /// would take longer to divide than for all the rest of a choice.
-    #[inline(always)]
-    pub const fn cost(&self) -> u64 {
-        self.cost as u64
     }
 
     /// The same member, taking new connections or not.

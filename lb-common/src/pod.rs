@@ -39,7 +39,7 @@ pod! {
     ServiceRow<V4Address>: 32 bytes,
     ServiceRow<V6Address>: 44 bytes,
     Capture: 8 bytes,
-    Member: 48 bytes,
+    Member: 40 bytes,
     Backend<V6Address>: 64 bytes,
     Tally: 40 bytes,
     Traffic: 32 bytes,

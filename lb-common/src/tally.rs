@@ -92,21 +92,18 @@ impl Load {
         self.half_open > HALF_OPEN_FLOOD
     }
 
-    /// What the connections cost a member of this weight, if one costs it `cost`.
+    /// What the connections weigh on a member of this weight, before they are divided by it: an
+    /// established one weighs [`HALF_OPEN_DISCOUNT`].
     ///
-    /// A half-open one costs as much as an established one, up to [`HALF_OPEN_RUSH`], and little
+    /// A half-open one weighs as much as an established one, up to [`HALF_OPEN_RUSH`], and little
     /// beyond that: a flood can make a member look as loaded as a rush of clients does, and not
-    /// much more. But it never costs nothing, or all of the flood would go where most of it is.
+    /// much more. But it never weighs nothing, or all of the flood would go where most of it is.
     #[inline(always)]
-    pub fn weighed(&self, weight: u16, cost: u64) -> u64 {
+    pub fn weight_on(&self, weight: u16) -> u64 {
         let rush = self.half_open.min(u64::from(weight) * HALF_OPEN_RUSH);
         let flood = self.half_open - rush;
-        let parts = (self.established + rush) * HALF_OPEN_DISCOUNT + flood;
-        parts.min(Self::MOST_PARTS) * cost / HALF_OPEN_DISCOUNT
+        (self.established + rush).wrapping_mul(HALF_OPEN_DISCOUNT) + flood
     }
-
-    /// More than a gateway can have, and little enough to be multiplied by any cost.
-    const MOST_PARTS: u64 = 1 << 40;
 
     /// How many of a backend's `most` connections are taken: all of a rush, so that many clients at
     /// the same moment do not exceed the limit; but a flood takes a quarter of them at the most.

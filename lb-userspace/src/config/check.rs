@@ -7,6 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use lb_common::limits::MAX_WEIGHT;
+
 use super::file::{Entry, Findings, Section};
 use super::rules;
 use super::units::parse_size;
@@ -28,7 +30,7 @@ pub(crate) const CONNECTIONS: RangeInclusive<u32> = 1024..=4_194_304;
 const DEFAULT_CONNECTIONS: u32 = 65_536;
 const _: () = assert!(*CONNECTIONS.end() <= u32::MAX / 4);
 /// What `weight` may be; 0 is no new connections.
-pub(crate) const WEIGHTS: RangeInclusive<u32> = 0..=1000;
+pub(crate) const WEIGHTS: RangeInclusive<u32> = 0..=MAX_WEIGHT as u32;
 const DEFAULT_WEIGHT: u16 = 100;
 const PROBE_TIMES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lb_common::limits::MAX_WEIGHT;
 use lb_common::member::Slot;
 
 use super::effect::Effect;
@@ -114,9 +115,8 @@ impl Engine {
         weight: u16,
         effects: &mut Vec<Effect>,
     ) -> Result<String, String> {
-        const HEAVIEST: u16 = 1000;
-        if weight > HEAVIEST {
-            return Err(format!("weight {weight} is more than {HEAVIEST}"));
+        if weight > MAX_WEIGHT {
+            return Err(format!("weight {weight} is more than {MAX_WEIGHT}"));
         }
         let place = self.find(reference)?;
         let backend = &mut self.backends[place];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 use lb_common::limits::{HALF_OPEN_DISCOUNT, HALF_OPEN_FLOOD, HALF_OPEN_RUSH};
-use lb_common::member::{Member, Slot};
+use lb_common::member::Slot;
 use lb_common::service::{Algorithm, ServiceId};
 use lb_common::tally::Load;
 use pglb_tests::packets::Segment;
@@ -58,6 +58,28 @@ fn least_connections_follows_the_weights_held_or_not() {
         let given = spread(&mut world, is_held);
         assert_near(given[&slot(0, 1)], OPENS * 2 / 3, OPENS / 100);
         assert!(given[&slot(0, 0)] > 0, "a small weight is not none");
+    }
+}
+
+#[test]
+fn members_of_other_weights_are_level_with_as_many_connections_for_each_unit_of_it() {
+    for (weights, held, expected) in [
+        (&[100, 50][..], 3, &[200, 100][..]),
+        (&[100, 75], 7, &[171, 129]),
+        (&[13, 39], 4, &[75, 225]),
+        (&[100, 200, 300], 6, &[50, 100, 150]),
+    ] {
+        let mut world = World::with(Algorithm::LeastConnections, weights);
+        (0..held).for_each(|number| _ = world.establish(visitor(number), vip(0)));
+        let mut given = BTreeMap::new();
+        for number in held..held + 300 {
+            let connection = world.establish(visitor(number), vip(0));
+            *given.entry(connection.slot).or_default() += 1;
+            world.close(&connection);
+        }
+        for (index, expected) in (0..).zip(expected) {
+            assert_near(given[&slot(0, index)], *expected, 1);
+        }
     }
 }
 
@@ -282,21 +304,16 @@ proptest! {
         half_open in 0_u64..2_000_000,
         weight in 1_u16..=1_000,
     ) {
-        let cost = Member::default().weighing(weight).cost();
         let load = |established, half_open| Load { half_open, established, given: 0 };
-        let weighed = |load: Load| load.weighed(weight, cost);
+        let weighed = |load: Load| load.weight_on(weight);
         let here = weighed(load(established, half_open));
-        let one = cost + 1;
         let more = weighed(load(established, half_open + 1));
-        prop_assert!(more >= here && more - here <= one, "{here} and {more}");
-        prop_assert!(weighed(load(established, half_open + 2_000)) > here);
-        prop_assert!(weighed(load(established + 1, half_open)) - here + 1 >= one - 1);
+        prop_assert!((1..=HALF_OPEN_DISCOUNT).contains(&(more - here)), "{here} and {more}");
+        prop_assert_eq!(weighed(load(established + 1, half_open)) - here, HALF_OPEN_DISCOUNT);
         let most = u64::from(weight) * HALF_OPEN_RUSH + half_open / HALF_OPEN_DISCOUNT + 1;
         prop_assert!(here <= weighed(load(established + most, 0)));
-        let half = Member::default().weighing(2 * weight).cost();
-        let double = load(2 * established, 2 * half_open).weighed(2 * weight, half);
-        // What is lost by rounding the cost is less than its 500th part.
-        prop_assert!(double.abs_diff(here) <= here / 500 + 1, "twice the weight, twice the share: {here} and {double}");
+        let double = load(2 * established, 2 * half_open).weight_on(2 * weight);
+        prop_assert_eq!(double, 2 * here, "twice the weight, twice the share");
     }
 
     /// Held open, no member is ever more than one connection away from its share.

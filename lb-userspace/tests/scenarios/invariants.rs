@@ -109,12 +109,25 @@ pub(crate) fn check_step(
     check_eligibility(&status, kernel);
     check_rings(kernel);
     check_glance(kernel);
+    check_limits(kernel);
     check_resets(before, kernel, effects);
     assert!(
         engine.next_deadline() > now,
         "a deadline at {:?} is due still at {now:?}",
         engine.next_deadline()
     );
+}
+
+/// A member knows whether its backend has a limit: the kernel looks for it only then.
+fn check_limits(kernel: &KernelTables) {
+    for (slot, member) in &kernel.members {
+        if let Some(backend) = kernel.backends.get(&member.backend)
+            && member.is_eligible()
+        {
+            let has_limit = backend.max_connections != 0;
+            assert_eq!(member.is_limited(), has_limit, "the limit of {slot:?}");
+        }
+    }
 }
 
 fn check_eligibility(status: &StatusReport, kernel: &KernelTables) {

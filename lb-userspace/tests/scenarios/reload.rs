@@ -54,6 +54,25 @@ fn a_backend_that_is_added_waits_for_its_probes_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_limit_of_connections_comes_and_goes_with_the_configuration() {
+    check(
+        "backend pg2 max_connections=10
+         at 3s   expect ro -> pg2 pg3
+                 backend pg2 max_connections=20
+                 backend pg3 max_connections=10
+                 reload
+                 expect writes
+                 expect ro -> pg2 pg3
+                 remove backend pg3
+                 backend pg3
+                 pg3 replica
+                 reload
+                 expect reset rw/pg3 ro/pg3
+         at 6s   expect ro -> pg2 pg3",
+    );
+}
+
+#[test]
 fn a_backend_that_is_removed_is_reset_and_leaves_the_others_alone() {
     check(
         "at 3s   5 connections to rw
