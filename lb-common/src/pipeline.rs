@@ -181,7 +181,7 @@ pub enum Carried {
 pub enum Left {
     /// A packet of an established flow.
     Established,
-    /// One that had none when it came, or a SYN.
+    /// One that had none when it came, or a SYN that may have one.
     Unknown,
     /// A SYN that had none.
     New,

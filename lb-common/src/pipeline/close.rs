@@ -69,7 +69,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
     }
 
     /// Keeps a full-nat connection's port for as long as its backend may remember it.
-    #[inline(always)]
+    #[inline(never)]
     fn linger(&self, flow: &Flow<F::Address>) {
         if flow.forwarding() == Forwarding::FullNat {
             match flow.direction() {
@@ -97,21 +97,23 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         if !self.packet.tcp.is_opening() || flow.direction() == Direction::ToClient {
             return Decision::of(Err(Reason::Superseded));
         }
-        let opposite_key = Local(flow.leaving.reversed());
         self.tables.unestablish(self.key);
         self.tables.forget(self.key);
-        // A superseded connection holds no reply tuple: another service's connection may have it
-        // by now, and has another slot.
-        if self
-            .tables
-            .established(&opposite_key)
-            .is_some_and(|other| other.slot == flow.slot)
-        {
-            self.tables.unestablish(&opposite_key);
-        }
+        self.unestablish_own(&flow);
         self.forget_opposite(&flow);
         self.linger(&flow);
         Decision::NONE
+    }
+
+    /// Takes the other flow of a superseded connection from the established ones. Such a connection
+    /// holds no reply tuple: another service's connection may have it by now, and has another slot.
+    #[inline(never)]
+    fn unestablish_own(&self, flow: &Flow<F::Address>) {
+        let key = Local(flow.leaving.reversed());
+        let other = self.tables.established(&key);
+        if other.is_some_and(|other| other.slot == flow.slot) {
+            self.tables.unestablish(&key);
+        }
     }
 
     /// Moves both flows of a connection out of the established table, and counts its end once

@@ -99,7 +99,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         let member = self.tables.member(slot)?;
         let backend = self.tables.backend(member.backend)?.endpoint();
         let reply_key = Local(FlowKey::between(backend, self.key.sender()));
-        if self.tables.may_be_known(&reply_key) && self.is_known(&reply_key) {
+        if self.tables.may_be_known(&reply_key) && self.tables.established(&reply_key).is_some() {
             return None;
         }
         let flow = || {
@@ -191,12 +191,6 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         self.tables.claim(reply_key, before, reply) || is_own(self.tables, self.key, reply_key)
     }
 
-    /// Whether there is a flow under this key.
-    #[inline(never)]
-    fn is_known(&self, key: &FlowKey<F::Address>) -> bool {
-        self.tables.transient(key).is_some() || self.tables.established(key).is_some()
-    }
-
     /// The flow of the replies of a nat connection.
     #[inline(always)]
     fn reply(
@@ -225,7 +219,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
 
     /// Whether the other connection is established. The dead half of an older one that still lies
     /// there is removed.
-    #[inline(always)]
+    #[inline(never)]
     fn is_reply_established(&self, reply_key: &FlowKey<F::Address>) -> bool {
         let Some(other) = self.tables.established(reply_key) else {
             return false;

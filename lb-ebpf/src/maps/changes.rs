@@ -28,7 +28,7 @@ pub(super) fn insert_draft<T: FlowTable>(mode: Mode) -> bool {
         return false;
     };
     let claimed = claim_home::<T>(draft);
-    if !claimed.is_doubted()
+    if !is_there::<T>(claimed, draft)
         && let Some(entry) = entry_at::<T>(claimed)
     {
         overwrite(entry, draft);

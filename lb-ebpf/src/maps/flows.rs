@@ -303,12 +303,13 @@ fn search<T: FlowTable>() -> Position {
         return Position::NONE;
     };
     let Home { buckets, tag } = Home::of(sought.as_ref(), seed(), T::size());
-    for bucket in buckets {
-        if let Some((way, _)) = search_bucket::<T>(bucket, tag, sought) {
-            return Position::new(bucket, way, tag);
-        }
-    }
-    Position::NONE
+    let at = |bucket| {
+        let (way, _) = search_bucket::<T>(bucket, tag, sought)?;
+        Some(Position::new(bucket, way, tag))
+    };
+    at(buckets[0])
+        .or_else(|| at(buckets[1]))
+        .unwrap_or(Position::NONE)
 }
 
 #[inline(always)]

@@ -30,6 +30,10 @@ impl<A: Copy + Ord> Recent<A> {
         Some(flow)
     }
 
+    pub(super) fn has(&self, key: &FlowKey<A>) -> bool {
+        self.flows.contains_key(key)
+    }
+
     pub(super) fn insert(&mut self, key: FlowKey<A>, flow: Flow<A>) {
         self.remove(&key);
         while self.flows.len() >= self.size

@@ -164,8 +164,8 @@ where
         true
     }
 
-    fn may_be_known(&self, _: &FlowKey<F::Address>) -> bool {
-        true
+    fn may_be_known(&self, key: &FlowKey<F::Address>) -> bool {
+        self.transient.borrow().has(key) || self.established.borrow().contains_key(key)
     }
 
     fn service(&self, key: &ServiceKey<F::Address>) -> Option<FoundService> {
