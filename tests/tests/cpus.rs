@@ -21,6 +21,7 @@ use aya::maps::{Array, Map, MapData};
 use lb_common::family::{Family, V4, V6};
 use lb_common::flow::{Direction, Flow, FlowKey, Phase};
 use lb_common::flow_table::{Bucket, Entry, Home, Keyed, TagPage, Tags, WAYS};
+use lb_common::limits::TRANSIENT_BUCKETS;
 use lb_common::reason::Reason;
 use lb_common::service::{Algorithm, Forwarding, ServiceKey};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -59,6 +60,15 @@ fn the_same_packet_comes_to_two_cpus_at_once() -> Result<()> {
 }
 
 #[test]
+fn connections_that_look_alike_are_opened_at_once() -> Result<()> {
+    with_cpus(ROOMY, |program| {
+        let seed = u64::from(program.tables.gateway()?.seed);
+        run_each_twice::<V4>(program, Forwarding::Nat, &alike::<V4>(seed)).context("IPv4")?;
+        run_each_twice::<V6>(program, Forwarding::Nat, &alike::<V6>(seed)).context("IPv6")
+    })
+}
+
+#[test]
 fn both_ends_of_a_connection_speak_at_once() -> Result<()> {
     with_cpus(ROOMY, |program| {
         for forwarding in [Forwarding::Nat, Forwarding::FullNat] {
@@ -93,10 +103,19 @@ fn two_services_want_the_same_reply_tuple() -> Result<()> {
 
 /// Every packet of every connection is run by both CPUs at the same moment.
 fn run_twice<F: Surveyed>(program: &mut Program, forwarding: Forwarding) -> Result<()> {
+    let rounds: Vec<_> = (0..ROUNDS).map(connections).collect();
+    run_each_twice::<F>(program, forwarding, &rounds)
+}
+
+fn run_each_twice<F: Surveyed>(
+    program: &mut Program,
+    forwarding: Forwarding,
+    rounds: &[Vec<Connection>],
+) -> Result<()> {
     with_site::<F>(program, 1, forwarding, |site| {
-        for round in 0..ROUNDS {
+        for (round, connections) in rounds.iter().enumerate() {
             let said = || format!("round {round}");
-            let mut connections = connections(round);
+            let mut connections = connections.clone();
             let open = |site: &Site<'_>, steps: &[Step], connections: &[Connection]| {
                 site.together(|runner, _, meeting| {
                     for connection in connections {
@@ -114,7 +133,7 @@ fn run_twice<F: Surveyed>(program: &mut Program, forwarding: Forwarding) -> Resu
             site.check_open::<F>(&connections).with_context(said)?;
             site.together(|runner, _, meeting| {
                 for (number, connection) in connections.iter().enumerate() {
-                    for step in ENDINGS[(number + usize::from(round)) % ENDINGS.len()] {
+                    for step in ENDINGS[(number + round) % ENDINGS.len()] {
                         meeting.meet()?;
                         runner.run(&connection.frame::<F>(*step))?;
                     }
@@ -382,6 +401,24 @@ fn connections(round: u16) -> Vec<Connection> {
     (first..first + CONNECTIONS)
         .map(|number| Connection::new(number, 0))
         .collect()
+}
+
+/// Rounds of connections whose clients' half-open flows cannot be told from another one's of the
+/// round by their bucket and their tag.
+fn alike<F: Surveyed>(seed: u64) -> Vec<Vec<Connection>> {
+    let mut homes = BTreeMap::<_, Vec<_>>::new();
+    for number in 0..60_000 {
+        let connection = Connection::new(number, 0);
+        let words = F::Address::words(&connection.key::<F>());
+        let home = Home::of(words.as_ref(), seed, TRANSIENT_BUCKETS);
+        // By tag first: neighbours in the order of buckets share one of the few established ones.
+        let alike = homes.entry((home.tag, home.buckets[0])).or_default();
+        alike.push(connection);
+    }
+    homes.retain(|_, alike| alike.len() > 1);
+    let connections: Vec<_> = homes.into_values().flatten().collect();
+    let rounds = connections.chunks_exact(CONNECTIONS.into());
+    rounds.take(ROUNDS.into()).map(<[_]>::to_vec).collect()
 }
 
 /// A family whose tables can be read as they lie.
