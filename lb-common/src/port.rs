@@ -73,6 +73,17 @@ fn turn_of_ports<F: Family, T: Tables<F>>(tables: &T, slot: Slot) -> u32 {
 /// No port has its turn.
 const NO_TURN: u32 = 1 << 31;
 
+/// Whether the backend may remember an older connection from the port in `reply_key`. It is a function of its own
+/// because what the search needs of the kernel's stack is then free again before [`take`] goes deeper.
+#[inline(never)]
+fn lingers<F: Family, T: Tables<F>>(
+    tables: &T,
+    reply_key: &FlowKey<F::Address>,
+    now: Tick,
+) -> bool {
+    tables.lingers(reply_key, now)
+}
+
 /// Takes one port, if no connection to the same backend has it.
 #[inline(never)]
 fn take<F: Family, T: Tables<F>>(
@@ -97,7 +108,7 @@ fn take<F: Family, T: Tables<F>>(
         port: port.to_be_bytes(),
     };
     let reply_key = Local(FlowKey::between(backend.endpoint(), gateway));
-    if tables.established(&reply_key).is_some() || tables.lingers(&reply_key, now) {
+    if tables.established(&reply_key).is_some() || lingers(tables, &reply_key, now) {
         return false;
     }
     let before = tables.transient(&reply_key);

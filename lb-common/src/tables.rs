@@ -78,15 +78,16 @@ pub trait Tables<F: Family> {
         before: Option<Self::Found>,
         flow: impl FnOnce() -> Flow<F::Address>,
     ) -> bool;
-    /// Inserts the draft and the flow of the replies, both new, and counts the half-open connection;
+    /// Writes the flow of the replies beside the draft; tells whether it did.
+    fn draft_reply(
+        &self,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
+    ) -> bool;
+    /// Inserts the draft and that of the replies, both new, and counts the half-open connection;
     /// `false`, and nothing is done, when one of them is there, or it cannot be done at once. It counts
     /// because in the kernel that waits for all that was written before, and so comes first.
-    fn open(
-        &self,
-        draft: Self::Found,
-        reply_key: &FlowKey<F::Address>,
-        reply: impl FnOnce() -> Flow<F::Address>,
-    ) -> bool;
+    fn open(&self, draft: Self::Found) -> bool;
     /// Removes a half-open or ended flow; tells whether it was there.
     fn forget(&self, key: &FlowKey<F::Address>) -> bool;
     /// Keeps the gateway's port in `key`, that of a full-nat connection's replies, for the time

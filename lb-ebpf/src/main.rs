@@ -69,8 +69,8 @@ fn pglb(ctx: XdpContext) -> u32 {
     let action = match kind {
         Ok(Ipv4::ETHER_TYPE) => handle::<V4>(&ctx, came),
         Ok(Ipv6::ETHER_TYPE) => handle::<V6>(&ctx, came),
-        Ok(_) => turn_away(&ctx, Reason::NotIp),
-        Err(reason) => turn_away(&ctx, reason),
+        Ok(_) => turn_away(Reason::NotIp),
+        Err(reason) => turn_away(reason),
     };
     capture::finish(&ctx, kept, action);
     action
@@ -103,7 +103,7 @@ fn carry_on<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
         Ok(packet) => packet,
         Err(Reason::NotTcp) => return NO_TCP,
         Err(Reason::Fragment | Reason::IpOptions) => return ODD,
-        Err(reason) => return leave(ctx, came, turn_away(ctx, reason)),
+        Err(reason) => return leave(ctx, came, turn_away(reason)),
     };
     match carry(&KernelTables { ctx: Some(ctx) }, &mut packet, now()) {
         Carried::Sent(forward) => send(ctx, came, &forward, packet.egress.tags),
@@ -167,7 +167,7 @@ fn handle_odd<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 {
         }
         _ => Reason::Truncated,
     };
-    leave(ctx, came, turn_away(ctx, reason))
+    leave(ctx, came, turn_away(reason))
 }
 
 /// An ICMP error, perhaps about a packet of ours.
@@ -179,7 +179,7 @@ fn handle_error<F: Readable + TabledFamily>(ctx: &XdpContext, came: u64) -> u32 
     };
     match result {
         Ok((forward, tags)) => send(ctx, came, &forward, tags),
-        Err(reason) => leave(ctx, came, turn_away(ctx, reason)),
+        Err(reason) => leave(ctx, came, turn_away(reason)),
     }
 }
 
@@ -205,7 +205,7 @@ fn finish(ctx: &XdpContext, came: u64, egress: &Egress, result: Result<Forward, 
 /// Does not forward the packet.
 #[inline(always)]
 fn hold_back(ctx: &XdpContext, came: u64, egress: &Egress, reason: Reason) -> u32 {
-    match turn_away(ctx, reason) {
+    match turn_away(reason) {
         XDP_TX if reason == Reason::TooBig => REPORT | u32::from(egress.mtu),
         XDP_TX => ANSWER,
         action => leave(ctx, came, action),
@@ -256,7 +256,7 @@ fn send(ctx: &XdpContext, came: u64, forward: &Forward, tags: EgressTags) -> u32
         return leave(ctx, came, XDP_PASS);
     }
     if !tags.is_empty() && !vlan::tag(ctx, vlan::packed(tags.in_frame())) {
-        return turn_away(ctx, Reason::VlanTags);
+        return turn_away(Reason::VlanTags);
     }
     if forward.interface == routing::ingress(ctx) {
         routing::send_back(ctx)
@@ -269,7 +269,7 @@ fn send(ctx: &XdpContext, came: u64, forward: &Forward, tags: EgressTags) -> u32
 #[inline(always)]
 fn leave(ctx: &XdpContext, came: u64, action: u32) -> u32 {
     if came != UNTAGGED && action != XDP_DROP && !vlan::tag(ctx, came) {
-        return turn_away(ctx, Reason::VlanTags);
+        return turn_away(Reason::VlanTags);
     }
     if action == XDP_TX {
         routing::send_back(ctx)
@@ -281,7 +281,7 @@ fn leave(ctx: &XdpContext, came: u64, action: u32) -> u32 {
 /// Turns a reason into what happens to the packet: not ours, pass; ours and an answer helps, TX (the
 /// caller makes it: an RST, or that the packet is too big); else drop.
 #[inline(always)]
-fn turn_away(ctx: &XdpContext, reason: Reason) -> u32 {
+fn turn_away(reason: Reason) -> u32 {
     count_reason(reason);
     match reason {
         Reason::NotIp | Reason::NotTcp | Reason::Truncated | Reason::NotOurs => XDP_PASS,
@@ -295,7 +295,9 @@ fn turn_away(ctx: &XdpContext, reason: Reason) -> u32 {
         | Reason::NoPort
         | Reason::TooBig => {
             capture::note_refusal(reason);
-            log_refusal(ctx, reason);
+            if maps::is_debugging() {
+                maps::global::pglb_log_refusal(reason.index());
+            }
             XDP_TX
         }
         Reason::Fragment
@@ -313,13 +315,6 @@ fn turn_away(ctx: &XdpContext, reason: Reason) -> u32 {
             capture::note_refusal(reason);
             XDP_DROP
         }
-    }
-}
-
-#[inline(never)]
-fn log_refusal(ctx: &XdpContext, reason: Reason) {
-    if maps::is_debugging() {
-        aya_log_ebpf::debug!(ctx, "refused: {}", reason.label());
     }
 }
 

@@ -15,7 +15,8 @@ use lb_common::tally::{Milestone, Tally};
 
 use crate::family::TabledFamily;
 use crate::maps::flows::{
-    claim, copy, draft, find, insert, insert_drafted, look_up, may_hold, open, remove,
+    claim, copy, draft, draft_reply, find, insert, insert_both_drafted, insert_drafted, look_up,
+    may_hold, remove,
 };
 use crate::maps::global::{pglb_count, pglb_has_room, pglb_least_loaded, pglb_walk_ring};
 use crate::maps::rows::{self, find_lingering, find_pace, keys};
@@ -136,13 +137,17 @@ impl<F: TabledFamily> Tables<F> for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn open(
+    fn draft_reply(
         &self,
-        _: Self::Found,
-        reply_key: &FlowKey<F::Address>,
-        reply: impl FnOnce() -> Flow<F::Address>,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
     ) -> bool {
-        open::<F::Transient>(reply_key, reply)
+        draft_reply::<F::Transient>(key, flow)
+    }
+
+    #[inline(always)]
+    fn open(&self, _: Self::Found) -> bool {
+        insert_both_drafted::<F::Transient>()
     }
 
     #[inline(always)]

@@ -48,7 +48,9 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             Forwarding::Dsr => return self.start(first.slot(), Forwarding::Dsr, 0, tried),
             Forwarding::Nat => {}
         }
-        if let Some(draft) = self.remember_both(first.slot(), tried) {
+        if let Some(draft) = self.draft_both(first.slot(), tried)
+            && self.tables.open(draft)
+        {
             return self.send_on(draft);
         }
         if self.remember_reply(first.slot()) {
@@ -92,10 +94,11 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
         }
     }
 
-    /// Writes both flows of a nat connection at once, if nothing is in their way, nor in that of the
-    /// SYN, since this counts it; returns the draft of the client's.
+    /// Drafts both flows of a nat connection, if nothing is in their way, nor in that of the SYN, since
+    /// it is counted when they are inserted; returns the draft of the client's. It does not insert
+    /// them, because the kernel's stack has no room for that function below this one.
     #[inline(never)]
-    fn remember_both(&self, slot: Slot, tried: u32) -> Option<T::Found> {
+    fn draft_both(&self, slot: Slot, tried: u32) -> Option<T::Found> {
         let member = self.tables.member(slot)?;
         let backend = self.tables.backend(member.backend)?.endpoint();
         let reply_key = Local(FlowKey::between(backend, self.key.sender()));
@@ -114,7 +117,7 @@ impl<F: Family, T: Tables<F>> Arrival<'_, '_, F, T> {
             return None;
         }
         let reply = || self.reply(&reply_key, slot, member.generation);
-        self.tables.open(draft, &reply_key, reply).then_some(draft)
+        self.tables.draft_reply(&reply_key, reply).then_some(draft)
     }
 
     /// Writes the flow of the client's packets, if there is a backend to send them to; returns its

@@ -222,17 +222,21 @@ pub(crate) fn insert_drafted<T: FlowTable>() -> bool {
     T::insert_draft(Mode::REPLACE)
 }
 
-/// Puts the draft and the flow of the replies into their table at once; `false`, and neither is there,
+/// Writes the flow of the replies beside the draft; tells whether it did.
+#[inline(always)]
+pub(crate) fn draft_reply<T: FlowTable>(
+    key: &FlowKey<T::Address>,
+    flow: impl FnOnce() -> Flow<T::Address>,
+) -> bool {
+    let draft = row(T::DRAFT.get_ptr_mut(1));
+    draft.map(|draft| draft_flow(draft, key, flow)).is_some()
+}
+
+/// Puts the draft and that of the replies into their table at once; `false`, and neither is there,
 /// when one of them was, or another CPU was in the way.
 #[inline(always)]
-pub(crate) fn open<T: OpeningTable>(
-    reply_key: &FlowKey<T::Address>,
-    reply: impl FnOnce() -> Flow<T::Address>,
-) -> bool {
-    row(T::DRAFT.get_ptr_mut(1)).is_some_and(|draft| {
-        draft_flow(draft, reply_key, reply);
-        T::insert_drafts()
-    })
+pub(crate) fn insert_both_drafted<T: OpeningTable>() -> bool {
+    T::insert_drafts()
 }
 
 /// Puts a flow into its table, unless one other than `before` is there with its key; tells whether

@@ -13,6 +13,7 @@ use lb_common::choose;
 use lb_common::family::{V4, V6};
 use lb_common::member::{BackendId, Slot};
 use lb_common::port;
+use lb_common::reason::Reason;
 use lb_common::service::ServiceId;
 
 use super::pass_time;
@@ -66,6 +67,14 @@ pub(crate) extern "C" fn pglb_take_port_v6(slot: u32) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn pglb_pause() -> u32 {
     pass_time();
+    0
+}
+
+/// Each label is a way of its own through the formatting. The macro has no use for a context.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn pglb_log_refusal(reason: u32) -> u32 {
+    aya_log_ebpf::debug!((), "refused: {}", Reason::at(reason).label());
     0
 }
 

@@ -7,8 +7,9 @@ use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use lb_userspace::shell::bpf::{OBJECT, PROGRAM};
 
-/// A stack frame is a multiple of this, in bytes.
-const FRAME_UNIT: u32 = 16;
+/// A stack frame is a multiple of this, in bytes, until Linux 6.9; of 16 since then, where the machine code does
+/// so itself (`round_up_stack_depth`).
+const FRAME_UNIT: u32 = 32;
 
 /// Bytes of stack in the deepest chain of calls; the kernel allows 512.
 pub(crate) fn stack_depth() -> Result<u32> {
@@ -83,7 +84,7 @@ impl Functions {
             return 0;
         };
         let below = function.callees.iter().map(|callee| self.deepest(*callee));
-        function.depth.next_multiple_of(FRAME_UNIT) + below.max().unwrap_or(0)
+        function.depth.max(1).next_multiple_of(FRAME_UNIT) + below.max().unwrap_or(0)
     }
 }
 

@@ -128,18 +128,25 @@ where
         is_free
     }
 
-    fn open(
+    fn draft_reply(
         &self,
-        draft: Self::Found,
-        reply_key: &FlowKey<F::Address>,
-        reply: impl FnOnce() -> Flow<F::Address>,
+        key: &FlowKey<F::Address>,
+        flow: impl FnOnce() -> Flow<F::Address>,
     ) -> bool {
+        *self.reply_draft.borrow_mut() = Some((*key, flow()));
+        true
+    }
+
+    fn open(&self, draft: Self::Found) -> bool {
+        let Some((reply_key, reply)) = self.reply_draft.take() else {
+            return false;
+        };
         let is_there = |key| Tables::<F>::transient(self, key).is_some();
-        let is_free = !is_there(&draft.key) && !is_there(reply_key);
+        let is_free = !is_there(&draft.key) && !is_there(&reply_key);
         if is_free {
             Tables::<F>::count(self, draft.slot, Milestone::HalfOpened);
             Tables::<F>::remember(self, draft);
-            self.transient.borrow_mut().insert(*reply_key, reply());
+            self.transient.borrow_mut().insert(reply_key, reply);
         }
         is_free
     }
