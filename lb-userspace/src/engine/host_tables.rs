@@ -24,6 +24,7 @@ mod view;
 use self::recent::Recent;
 
 type Flows<A> = BTreeMap<FlowKey<A>, Flow<A>>;
+type Drafted<A> = (FlowKey<A>, Flow<A>);
 
 /// Bytes of a ring as the kernel holds it, unused ones included.
 const RING_BYTES: u32 = 16_384;
@@ -57,7 +58,7 @@ pub struct HostTables<F: Family> {
     established: RefCell<Flows<F::Address>>,
     transient: RefCell<Recent<F::Address>>,
     draft: RefCell<Option<Flow<F::Address>>>,
-    reply_draft: RefCell<Option<(FlowKey<F::Address>, Flow<F::Address>)>>,
+    reply_draft: RefCell<Option<Drafted<F::Address>>>,
     lingering: RefCell<BTreeMap<FlowKey<F::Address>, Tick>>,
     paces: RefCell<BTreeMap<SourceKey, Pace>>,
     sources: RefCell<BTreeMap<SourceKey, SourceTally>>,
