@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Finding;
-use super::facts::{Backend, Facts, Forwarding, Link, Member, Reach, Route, Service};
+use super::facts::{Backend, Facts, Forwarding, Interface, Link, Member, Reach, Route, Service};
 
 /// So many connections without any reply are no accident.
 const ENOUGH: u64 = 3;
@@ -73,7 +73,8 @@ impl One<'_> {
                 format!("ip route add {} ...", self.backend.address.ip()),
             ),
             Route::Out { interface, router } => {
-                if !self.facts.interfaces.iter().any(|it| it.name == *interface) {
+                let is_named = |it: &Interface| it.name == *interface || it.carries(interface);
+                if !self.facts.interfaces.iter().any(is_named) {
                     return Some(Finding::problem(
                         &self.subject,
                         format!(

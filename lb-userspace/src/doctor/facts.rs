@@ -129,6 +129,14 @@ pub struct Interface {
     pub link: Option<Link>,
 }
 
+impl Interface {
+    /// Whether it is the card that the packets of the VLAN device `name` travel over.
+    pub fn carries(&self, name: &str) -> bool {
+        let link = self.link.as_ref();
+        link.is_some_and(|link| link.vlans.iter().any(|it| it == name))
+    }
+}
+
 /// An interface that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -142,7 +150,7 @@ pub struct Link {
     pub controller: Option<String>,
     /// The interface that it lies on, such as a VLAN's.
     pub lower: Option<String>,
-    /// The VLAN interfaces that lie on it.
+    /// The VLAN interfaces that lie on it, also with another one between.
     pub vlans: Vec<String>,
     /// Largest packet that it sends (bytes).
     pub mtu: u32,

@@ -832,6 +832,12 @@ fn the_way_to_a_backend_is_by_a_configured_interface() {
     check_silence(route(out("eth1", Some("10.72.0.254"))));
     check_silence(|it| it.backends[0].route = None);
 
+    // Or by a VLAN device above one.
+    let mut tagged = fit();
+    tagged.interfaces[1].link.as_mut().unwrap().vlans = vec!["eth1.7".into()];
+    tagged.backends[0].route = Some(out("eth1.7", None));
+    let mut findings = judge(&tagged).findings.into_iter();
+    assert!(findings.all(|it| it.subject != subject || it.level == Level::Ok));
     let mut far = fit();
     far.forward_by(Forwarding::Dsr);
     far.backends[0].route = Some(out("eth1", Some("10.72.0.254")));

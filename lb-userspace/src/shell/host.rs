@@ -55,12 +55,13 @@ pub async fn look_at_interfaces(network: &Network, gateway: &Gateway) -> Result<
 /// Lets the interfaces forward. The routing lookup of the XDP program answers only where
 /// forwarding is on, and the kernel sends the packets whose next hop it has to resolve first.
 /// IPv6 is left as it is where the configuration has none.
-pub fn let_forward(config: &Config) -> Result<()> {
+pub async fn let_forward(network: &Network, config: &Config) -> Result<()> {
     let gateway = &config.gateway;
+    let interfaces = network.with_vlans(&gateway.interfaces).await?;
     let mut before = read_note(&gateway.control_socket)?;
-    let outcome = let_forward_ipv4(gateway, &mut before).and_then(|()| {
+    let outcome = let_forward_ipv4(&interfaces, &mut before).and_then(|()| {
         if has_ipv6(config) {
-            let_forward_ipv6(gateway, &mut before)
+            let_forward_ipv6(&interfaces, &mut before)
         } else {
             Ok(())
         }
@@ -78,12 +79,12 @@ type Note = BTreeMap<String, u8>;
 ///
 /// A backend in one subnet with its clients must not be told of the shorter way to them: its
 /// replies would pass this gateway by.
-fn let_forward_ipv4(gateway: &Gateway, before: &mut Note) -> Result<()> {
+fn let_forward_ipv4(interfaces: &[String], before: &mut Note) -> Result<()> {
     // What `all` says is said for every interface; the others keep their own word.
     if let Some(old) = change(ALL, Setting::SendRedirects, 0, before)? {
         info!("{} is 0 now (was {old})", Setting::SendRedirects.name(ALL));
     }
-    for interface in &gateway.interfaces {
+    for interface in interfaces {
         for (setting, value) in [
             (Setting::Forwarding, 1),
             (Setting::AcceptLocal, 1),
@@ -114,13 +115,13 @@ fn has_ipv6(config: &Config) -> bool {
 /// The kernel forwards IPv6 between all interfaces or none: of a single one it asks only the XDP
 /// program's lookup. And an interface that forwards no longer listens to routers, not even for the
 /// default route that it has from one, unless it is told to; where it did listen, it is told to.
-fn let_forward_ipv6(gateway: &Gateway, before: &mut Note) -> Result<()> {
+fn let_forward_ipv6(interfaces: &[String], before: &mut Note) -> Result<()> {
     let names = settings::names_with_ipv6()
         .context("this host has no IPv6, and the configuration has IPv6 addresses")?;
     let forwards = |name: &str| settings::read(name, Setting::Ipv6Forwarding);
     let is_all = forwards(ALL)? != 0;
     let is_about_to = |name: &&String| {
-        let is_concerned = !is_all || gateway.interfaces.contains(name);
+        let is_concerned = !is_all || interfaces.contains(name);
         // One that has just been taken off the host is none of our concern.
         *name != ALL
             && *name != LOOPBACK
@@ -151,7 +152,7 @@ fn let_forward_ipv6(gateway: &Gateway, before: &mut Note) -> Result<()> {
             }
         }
     }
-    let interfaces = gateway.interfaces.iter().map(String::as_str);
+    let interfaces = interfaces.iter().map(String::as_str);
     for name in std::iter::once(ALL).chain(interfaces) {
         if let Some(old) = change(name, Setting::Ipv6Forwarding, 1, before)? {
             let setting = Setting::Ipv6Forwarding.name(name);
@@ -226,16 +227,17 @@ const ALWAYS_LISTENS: u8 = 2;
 /// Adds the VIPs to this host and announces them; takes away those of services that are gone.
 pub async fn take_vips(network: &Network, config: &Config) -> Result<()> {
     let vips = vips_of(config);
+    let interfaces = network.with_vlans(&config.gateway.interfaces).await?;
     if config.gateway.manage_vip {
         for (interface, vip) in network.own_vips().await? {
-            if config.gateway.interfaces.contains(&interface) && !vips.contains(&vip) {
+            if interfaces.contains(&interface) && !vips.contains(&vip) {
                 network.remove_vip(vip, &interface).await?;
                 info!("{vip} is taken off {interface}: no service uses it any more");
             }
         }
     }
     for vip in vips {
-        let place = network.add_vip(vip, &config.gateway.interfaces).await?;
+        let place = network.add_vip(vip, &interfaces).await?;
         if place.is_new {
             info!("{vip} is on {} now", place.interface);
         }
@@ -259,8 +261,12 @@ async fn add_vanished_vips(network: &Network, config: &Config) -> Result<()> {
             vips.remove(&has.address);
         }
     }
+    if vips.is_empty() {
+        return Ok(());
+    }
+    let interfaces = network.with_vlans(&config.gateway.interfaces).await?;
     for vip in vips {
-        let place = network.add_vip(vip, &config.gateway.interfaces).await?;
+        let place = network.add_vip(vip, &interfaces).await?;
         warn!("{vip} had vanished; it is on {} again", place.interface);
         announce_often(place.interface, vip);
     }
@@ -290,8 +296,9 @@ fn announce_often(interface: String, vip: IpAddr) {
 
 /// Takes the VIPs that pglb has added off this gateway's interfaces; returns what was taken.
 pub async fn drop_vips(network: &Network, gateway: &Gateway) -> Result<Vec<(String, IpAddr)>> {
+    let interfaces = network.with_vlans(&gateway.interfaces).await?;
     let mut own = network.own_vips().await?;
-    own.retain(|(interface, _)| gateway.interfaces.contains(interface));
+    own.retain(|(interface, _)| interfaces.contains(interface));
     for (interface, vip) in &own {
         network.remove_vip(*vip, interface).await?;
     }

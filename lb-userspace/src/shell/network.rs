@@ -83,6 +83,18 @@ impl Network {
         Ok(read_vlans(&self.links().await?))
     }
 
+    /// These interfaces, and after them the VLAN devices above them: their packets are the program's too.
+    pub async fn with_vlans(&self, names: &[String]) -> Result<Vec<String>> {
+        let (present, vlans) = (self.interfaces().await?, self.vlans().await?);
+        let is_named = |index| {
+            let mut cards = present.iter().filter(|it| names.contains(&it.name));
+            cards.any(|card| card.index == index)
+        };
+        let is_above = |it: &&Interface| vlans.get(&it.index).is_some_and(|it| is_named(it.lower));
+        let above = present.iter().filter(is_above).map(|it| it.name.clone());
+        Ok(names.iter().cloned().chain(above).collect())
+    }
+
     /// Whether all packets to one receiver go the same way, whoever sends them.
     pub async fn routes_by_receiver(&self) -> Result<bool> {
         for version in [IpVersion::V4, IpVersion::V6] {

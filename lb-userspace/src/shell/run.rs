@@ -41,7 +41,7 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     let network = Network::open()?;
     let interfaces = host::look_at_interfaces(&network, &config.gateway).await?;
     let control = control::bind(&config.gateway.control_socket)?;
-    host::let_forward(&config)?;
+    host::let_forward(&network, &config).await?;
     let mut datapath = match bpf::start(&config.gateway, &interfaces, is_debugging) {
         Err(error) if !bpf::has_tables(&config.gateway.pin_dir) => {
             host::restore_settings(&config.gateway)?;
@@ -351,11 +351,12 @@ impl Controller {
             );
             return;
         }
-        let prepared = match check_ports(&config).and_then(|()| host::let_forward(&config)) {
-            Ok(()) => host::take_vips(network, &config).await,
-            Err(error) => Err(error),
+        let prepare = async || {
+            check_ports(&config)?;
+            host::let_forward(network, &config).await?;
+            host::take_vips(network, &config).await
         };
-        if let Err(error) = prepared {
+        if let Err(error) = prepare().await {
             error!("the configuration stays as it was: {error:#}");
             return;
         }

@@ -12,7 +12,7 @@ use super::super::facts::{Elsewhere, Interface, Link, Route, Settings, Vip};
 use super::{can_see, setting};
 use crate::config::Config;
 use crate::report::AttachedMode;
-use crate::shell::network::detail::{LinkDetail, Way};
+use crate::shell::network::detail::Way;
 use crate::shell::network::{self, Network, XdpPlace, card};
 use crate::shell::{bpf, conflict};
 
@@ -20,6 +20,7 @@ use crate::shell::{bpf, conflict};
 pub(super) async fn read(network: &Network, pin_dir: &Path) -> Result<Vec<Interface>> {
     let present = network.interfaces().await?;
     let details = network.link_details().await?;
+    let vlans = network.vlans().await?;
     let can_see_pins = can_see(pin_dir);
     let name_of = |index: u32| {
         let interface = present.iter().find(|it| it.index == index)?;
@@ -28,14 +29,14 @@ pub(super) async fn read(network: &Network, pin_dir: &Path) -> Result<Vec<Interf
     let read = |interface: &network::Interface| {
         let detail = details.iter().find(|it| it.index == interface.index);
         let detail = detail.cloned().unwrap_or_default();
-        let vlans = details.iter().filter(|it| is_vlan_on(it, interface.index));
+        let above = vlans.iter().filter(|(_, it)| it.lower == interface.index);
         let link = Link {
             is_up: interface.is_up,
             lower: detail.lower.and_then(name_of),
             controller: detail.controller.and_then(name_of),
             kind: detail.kind,
             driver: detail.driver,
-            vlans: vlans.filter_map(|it| name_of(it.index)).collect(),
+            vlans: above.filter_map(|(index, _)| name_of(*index)).collect(),
             mtu: interface.mtu,
             addresses: interface.addresses.clone(),
             card: card::read(&interface.name, interface.index),
@@ -52,10 +53,6 @@ pub(super) async fn read(network: &Network, pin_dir: &Path) -> Result<Vec<Interf
         }
     };
     Ok(present.iter().map(read).collect())
-}
-
-fn is_vlan_on(detail: &LinkDetail, index: u32) -> bool {
-    detail.kind.as_deref() == Some("vlan") && detail.lower == Some(index)
 }
 
 fn read_settings(name: &str) -> Settings {
@@ -124,10 +121,13 @@ pub(super) async fn ask_for_vips(config: Option<&Config>, present: &[Interface])
         names.push(service.name.clone());
     }
     let configured = named(present, &config.gateway.interfaces);
+    let is_carried = |it: &&Interface| configured.iter().any(|card| card.carries(&it.name));
+    let carried = present.iter().filter(is_carried);
+    let places: Vec<&Interface> = configured.iter().chain(carried).collect();
     let asks = services.into_iter().map(|(address, services)| {
         let here = present.iter().find(|it| has_address(it, address));
         let here = here.map(|it| it.name.clone());
-        let home = configured.iter().find(|it| has_subnet_of(it, address));
+        let home = places.iter().find(|it| has_subnet_of(it, address));
         let home = home.map(|it| it.name.clone());
         async move {
             Vip {

@@ -79,7 +79,8 @@ fn ipv6_is_left_alone_where_the_configuration_has_none() {
         settings::set("here", Setting::ReversePath, 1).unwrap();
         let before = snapshot();
         let scene = Scene::new("host4", "10.71.0.100:5432");
-        let_forward(&scene.config).unwrap();
+        let network = Network::open().unwrap();
+        let_forward(&network, &scene.config).await.unwrap();
         check_settings(&OF_IPV4, &before);
         restore_settings(&scene.config.gateway).unwrap();
         check_settings(&[], &before);
@@ -111,7 +112,8 @@ fn ipv6_forwards_listens_to_routers_and_is_put_back() {
         let changed: Vec<_> = OF_IPV4.into_iter().chain(changed).collect();
         // The second time is that of a controller started anew.
         for _ in 0..2 {
-            let_forward(&scene.config).unwrap();
+            let network = Network::open().unwrap();
+            let_forward(&network, &scene.config).await.unwrap();
             check_settings(&changed, &before);
         }
         restore_settings(&scene.config.gateway).unwrap();
@@ -130,7 +132,8 @@ fn an_interface_that_does_not_forward_though_all_do_is_changed_alone() {
         settings::set("there", Setting::Ipv6Forwarding, 0).unwrap();
         let before = snapshot();
         let scene = Scene::new("host6all", "[2001:db8:71::100]:5432");
-        let_forward(&scene.config).unwrap();
+        let network = Network::open().unwrap();
+        let_forward(&network, &scene.config).await.unwrap();
         let changed = [
             ("net.ipv4.conf.all.send_redirects", 0),
             ("net.ipv4.conf.here.send_redirects", 0),
@@ -202,7 +205,8 @@ fn a_default_route_from_a_router_is_kept_and_a_new_one_taken() {
         router.ip("link set there up");
         await_default_route(&router, 1).await;
         let scene = Scene::new("hostra", "[2001:db8:71::100]:5432");
-        let_forward(&scene.config).unwrap();
+        let network = Network::open().unwrap();
+        let_forward(&network, &scene.config).await.unwrap();
         assert!(has_default_route("fe80::1"));
         await_default_route(&router, 2).await;
         restore_settings(&scene.config.gateway).unwrap();
