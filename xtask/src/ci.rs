@@ -5,13 +5,13 @@ use std::process::Command;
 use anyhow::{Result, bail, ensure};
 use pglb_tests::clock;
 
-use crate::{demo, interrupt, setup, stage, tests, tests::Totals, tidy};
+use crate::{demo, interrupt, kernels, setup, stage, tests, tests::Totals, tidy};
 
 /// Runs every stage; those after a failed one still run, so that one push shows all that is wrong.
 pub(crate) fn run() -> Result<()> {
     interrupt::prepare("ci")?;
     let mut totals = Totals::default();
-    let stages: [(&str, &mut dyn FnMut() -> Result<()>); 8] = [
+    let stages: [(&str, &mut dyn FnMut() -> Result<()>); 9] = [
         ("set-up", &mut setup::run),
         ("format", &mut || cargo(&["fmt", "--all", "--check"])),
         ("clippy", &mut || lint_userspace()),
@@ -23,6 +23,7 @@ pub(crate) fn run() -> Result<()> {
             totals.check()
         }),
         ("demo", &mut demo::show),
+        ("an older kernel", &mut kernels::check),
     ];
     let mut results = Vec::new();
     for (name, stage) in stages {

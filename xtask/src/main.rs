@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod demo;
 mod interrupt;
+mod kernels;
 mod lab;
 mod setup;
 mod stage;
@@ -40,6 +41,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Try the XDP program in older kernels, under emulation; needs root and Debian
+    Kernels {
+        /// Which of them, as 5.15; all if none is named
+        versions: Vec<String>,
+        /// A test program to run there in place of loading and packets; may be given again
+        #[arg(long = "test", value_name = "NAME")]
+        tests: Vec<String>,
+    },
     /// Everything that must hold before a change is accepted; needs root
     Ci,
     /// Check the rules of the source layout
@@ -63,6 +72,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Lab => lab::run(),
         Task::Test => tests::run(),
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::Kernels { versions, tests } => kernels::run(&versions, &tests),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
     }

@@ -206,6 +206,46 @@ pub(crate) fn ready_deny() -> Result<Option<PathBuf>> {
     Ok(find_program(NAME))
 }
 
+/// Installs what emulates a machine; only `kernels` and `ci` need it.
+pub(crate) fn ready_emulator() -> Result<()> {
+    let programs = [
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("apt-get", "apt"),
+        ("dpkg-deb", "dpkg"),
+        ("xz", "xz-utils"),
+        ("zstd", "zstd"),
+    ];
+    let mut packages: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if find_file_server().is_none() {
+        packages.push(if is_offered("virtiofsd") {
+            "virtiofsd"
+        } else {
+            "qemu-system-common"
+        });
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        find_program("apt-get").is_some(),
+        "the kernels to try are fetched with apt, and this is not Debian"
+    );
+    // Without it apt trusts no server.
+    packages.push("ca-certificates");
+    install_packages(&packages)
+}
+
+/// Where the program is that serves this machine's files to an emulated one; it is in no search path.
+pub(crate) fn find_file_server() -> Option<PathBuf> {
+    let places = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
+    let mut places = places.into_iter().map(PathBuf::from);
+    places.find(|place| place.exists())
+}
+
 /// A toolchain that can build `core`: the one Debian's packages were linked as, or a nightly with `rust-src`.
 fn find_compiler() -> Option<String> {
     let installed = output_of(Command::new("rustup").args(["toolchain", "list", "--quiet"]))?;
