@@ -43,12 +43,7 @@ impl PlainSite {
         prepare(&network)?;
         let listen = |host: &Host| Listener::start(host.namespace(), PORT, manner);
         let listeners = network.hosts().iter().map(listen).collect::<Result<_>>()?;
-        // A dsr backend's MAC address is learned by the probes.
-        let config = match lines.contains("dsr") {
-            true => Config::plain().replace("kind = \"none\"", "kind = \"tcp\"")?,
-            false => Config::plain(),
-        };
-        let config = config.with_service_line(lines);
+        let config = Config::plain().with_service_line(lines);
         let site = Self {
             gateway: Gateway::start(&network, &config.fitted_to(&network))?,
             listeners,

@@ -14,7 +14,7 @@ use log::{info, warn};
 use super::announce::announce;
 use super::network::settings::{self, Setting};
 use super::network::{Network, XdpPlace};
-use crate::config::{Config, Gateway};
+use crate::config::{Cluster, Config, Forwarding, Gateway, ProbeKind};
 use crate::report::AttachedMode;
 
 /// How often a VIP is announced, and the pause between two times.
@@ -293,6 +293,26 @@ fn announce_often(interface: String, vip: IpAddr) {
         }
     });
 }
+
+/// Has the kernel find the MAC addresses of backends that nobody on this host speaks to. It asks for
+/// that of any other packet's next hop by itself; but one of `dsr` still has the VIP as its
+/// destination, which is the kernel's own address, and probes, for which it asks too, there may be none.
+pub async fn ask_for_neighbours(network: &Network, config: &Config) {
+    let is_dsr = |cluster: &Cluster| {
+        let mut services = config.services.iter();
+        services.any(|it| it.cluster == cluster.name && it.forwarding == Forwarding::Dsr)
+    };
+    let is_unprobed = |it: &&Cluster| it.health.kind == ProbeKind::None && is_dsr(it);
+    let unprobed = config.clusters.iter().filter(is_unprobed);
+    for backend in unprobed.flat_map(|cluster| &cluster.backends) {
+        if let Err(error) = network.ask_for_neighbour(backend.address.ip()).await {
+            warn!("{error:#}");
+        }
+    }
+}
+
+/// How often the kernel is asked to look after them.
+pub const BETWEEN_QUESTIONS: Duration = Duration::from_secs(5);
 
 /// Takes the VIPs that pglb has added off this gateway's interfaces; returns what was taken.
 pub async fn drop_vips(network: &Network, gateway: &Gateway) -> Result<Vec<(String, IpAddr)>> {

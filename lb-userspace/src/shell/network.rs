@@ -5,6 +5,7 @@ pub mod card;
 pub mod changes;
 pub mod detail;
 mod interface;
+mod neighbour;
 pub mod outgoing;
 mod rules;
 pub mod settings;

@@ -9,7 +9,7 @@ use lb_common::member::BackendId;
 use log::{error, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::sleep_until;
+use tokio::time::{interval, sleep_until};
 
 use super::bpf::{self, Datapath};
 use super::bpf_tables::Tables;
@@ -68,6 +68,7 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut neighbours_due = interval(host::BETWEEN_QUESTIONS);
     info!("pglb {} is running", env!("CARGO_PKG_VERSION"));
     loop {
         let deadline = started + controller.engine.next_deadline();
@@ -84,6 +85,10 @@ pub async fn run(path: &Path, config: Config, is_debugging: bool) -> Result<()> 
                 continue;
             }
             () = sleep_until(deadline.min(controller.metrics_due).into()) => Event::Tick,
+            _ = neighbours_due.tick() => {
+                host::ask_for_neighbours(&network, controller.engine.config()).await;
+                continue;
+            }
             _ = hang_up.recv() => {
                 controller.reload(path, &network).await;
                 continue;
@@ -271,19 +276,14 @@ impl Controller {
                 let _ = reply.send(self.explain(&service, client));
             }
             Request::Connections { service, backend } => {
-                if let Some(name) = service
-                    .as_ref()
-                    .filter(|name| !self.engine.has_service(name))
-                {
-                    let message = format!("there is no service {name}");
-                    let _ = reply.send(Response::Refused { message });
-                } else if let Some(name) = backend.as_ref().filter(|b| !self.engine.has_backend(b))
-                {
-                    let message = format!("there is no backend {name}");
-                    let _ = reply.send(Response::Refused { message });
-                } else {
-                    self.report_connections(service, backend, reply);
-                }
+                let no_service = service.as_ref().filter(|it| !self.engine.has_service(it));
+                let no_backend = backend.as_ref().filter(|it| !self.engine.has_backend(it));
+                let message = match (no_service, no_backend) {
+                    (Some(name), _) => format!("there is no service {name}"),
+                    (None, Some(name)) => format!("there is no backend {name}"),
+                    (None, None) => return self.report_connections(service, backend, reply),
+                };
+                let _ = reply.send(Response::Refused { message });
             }
             Request::Drain { .. }
             | Request::Maint { .. }
