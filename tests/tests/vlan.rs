@@ -21,14 +21,16 @@ fn clients_and_hosts_behind_vlan_devices_are_served(family: Family) -> Result<()
         hosts: 3,
         ..Plan::of_family(family)
     };
-    let site = PlainSite::prepared(plan, Manner::Echo, "", tag)?;
+    let mut site = PlainSite::prepared(plan, Manner::Echo, "", tag)?;
     let (gateway, client) = (site.network.gateway(), site.network.client());
-    let vip = site.target().ip();
-    let place = gateway.run(&format!("ip -o address show to {vip}"))?;
+    let find_vip = format!("ip -o address show to {}", site.target().ip());
+    let is_forwarding = format!("sysctl -n {}", forwarding_of(CLIENTS));
+    let place = gateway.run(&find_vip)?;
     assert!(
         place.contains(CLIENTS),
         "the VIP is not in the clients' VLAN: {place}"
     );
+    assert_eq!(gateway.run(&is_forwarding)?.trim(), "1");
     let passed = gateway.forwarded(family)?;
     let churn = Churn::run(client, site.target(), Manner::Echo, 2, CONNECTIONS)?;
     assert!(churn.is_flawless(), "{churn}");
@@ -43,7 +45,17 @@ fn clients_and_hosts_behind_vlan_devices_are_served(family: Family) -> Result<()
     let refused = client.enter(|| std::net::TcpStream::connect(site.target()))?;
     let kind = refused.err().map(|error| error.kind());
     assert_eq!(kind, Some(std::io::ErrorKind::ConnectionRefused));
+    // The devices are left as they were.
+    site.gateway.terminate()?;
+    site.gateway.pglb(&["detach"])?;
+    assert_eq!(gateway.run(&find_vip)?, "");
+    assert_eq!(gateway.run(&is_forwarding)?.trim(), "0");
     Ok(())
+}
+
+/// The setting that has the kernel forward what comes by this device, which may have a dot in its name.
+fn forwarding_of(device: &str) -> String {
+    format!("net/ipv4/conf/{device}/forwarding")
 }
 
 /// The VLAN device on the gateway that the clients' subnet is at.
@@ -67,6 +79,8 @@ fn tag(network: &Network) -> Result<()> {
     gateway.run(&format!(
         "ip address add {via}/{bits} dev {CLIENTS}{at_once}"
     ))?;
+
+    gateway.run(&format!("sysctl -qw {}=0", forwarding_of(CLIENTS)))?;
 
     let [first, second, _] = network.hosts() else {
         anyhow::bail!("the network has three hosts");

@@ -109,17 +109,17 @@ pub(crate) fn run(versions: &[String], tests: &[String]) -> Result<()> {
     }
     interrupt::prepare("kernels")?;
     setup::run()?;
-    try_all(&kernels, &choices)
+    try_all(&kernels, &choices).map(drop)
 }
 
 /// Checks that the oldest kernel whose packages Debian itself has takes the program, and what this machine's kernel
 /// may be unable to.
-pub(crate) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<Totals> {
     let [_, debian, ..] = &KERNELS;
     try_all(&[debian], &[VLAN_LIST, VLAN])
 }
 
-fn try_all(kernels: &[&Kernel], choices: &[Choice<'_>]) -> Result<()> {
+fn try_all(kernels: &[&Kernel], choices: &[Choice<'_>]) -> Result<Totals> {
     ensure!(
         cfg!(target_arch = "x86_64"),
         "the kernels to try are those for x86-64, and this machine is another"
@@ -127,10 +127,14 @@ fn try_all(kernels: &[&Kernel], choices: &[Choice<'_>]) -> Result<()> {
     setup::ready_emulator()?;
     let script = script(choices)?;
     let mut failed = Vec::new();
+    let mut totals = Totals::default();
     for kernel in kernels {
-        if let Err(error) = try_one(kernel, &script) {
-            println!("Linux {}: {error:#}", kernel.version);
-            failed.push(kernel.version);
+        match try_one(kernel, &script) {
+            Ok(more) => totals += more,
+            Err(error) => {
+                println!("Linux {}: {error:#}", kernel.version);
+                failed.push(kernel.version);
+            }
         }
     }
     ensure!(
@@ -138,10 +142,10 @@ fn try_all(kernels: &[&Kernel], choices: &[Choice<'_>]) -> Result<()> {
         "not right on Linux {}",
         failed.join(", ")
     );
-    Ok(())
+    Ok(totals)
 }
 
-fn try_one(kernel: &Kernel, script: &str) -> Result<()> {
+fn try_one(kernel: &Kernel, script: &str) -> Result<Totals> {
     let directory = root()?.join("target/kernels").join(kernel.version);
     let step = Step::begin(format!(
         "Linux {} ({}): packages",
@@ -164,7 +168,7 @@ fn try_one(kernel: &Kernel, script: &str) -> Result<()> {
     }
     print!("{totals}, ");
     step.end();
-    Ok(())
+    Ok(totals)
 }
 
 /// The top of the source tree, as it is in the machine too.
