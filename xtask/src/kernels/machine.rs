@@ -9,9 +9,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use pglb_tests::clock;
+use pglb_tests::{clock, command::run};
 
-use super::packages::run;
 use crate::setup;
 
 /// The first process of the machine.

@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use pglb_tests::command::run;
 
 use super::{Kernel, Trust};
 
@@ -99,19 +100,4 @@ impl<'a> Apt<'a> {
             .map(str::to_owned)
             .with_context(|| format!("{package} depends on no {prefix}*"))
     }
-}
-
-/// Runs a command to its end; returns what it prints.
-pub(super) fn run(command: &mut Command) -> Result<String> {
-    let name = command.get_program().display().to_string();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
-    ensure!(
-        output.status.success(),
-        "{name} failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
