@@ -1,5 +1,4 @@
-//! What only a diagnosis asks of the network: what an interface is made of, and the way to an
-//! address.
+//! What an interface is made of, which only a diagnosis asks, and the way to an address.
 
 use std::fs;
 use std::io;
